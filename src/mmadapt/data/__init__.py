@@ -1,0 +1,1 @@
+"""Data sets: each a LightningDataModule, found by its YAML in `conf/data`."""
