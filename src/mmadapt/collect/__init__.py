@@ -1,0 +1,1 @@
+"""Tables and figures as a pure function of result files.
