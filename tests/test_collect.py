@@ -218,8 +218,8 @@ def test_average_needs_every_seed(tmp_path, show):
 
 
 def test_configurations_are_not_mixed(tmp_path, show):
-    first = add(tmp_path, 0.5, seed=1, config={"method": {"n_ctx": 4, "lr": 1.0}})
-    second = add(tmp_path, 0.7, seed=2, config={"method": {"n_ctx": 16, "lr": 1.0}})
+    first = add(tmp_path, 0.5, seed=1, config={"method": {"n_ctx": 4, "lr": 1.0, "cap": math.nan}})
+    second = add(tmp_path, 0.7, seed=2, config={"method": {"n_ctx": 16, "lr": 1.0, "cap": math.nan}})
     status, out, err = show()
     assert (status, out) == (1, "")
     assert "(method.n_ctx: 4 → 16)" in err
@@ -440,6 +440,38 @@ def test_commands_fill_exactly_the_holes(tmp_path, show):
     assert show("--check")[0] == 0
 
 
+def test_a_box_of_holes_is_one_command(tmp_path, show):
+    for method, data, shots, seed in itertools.product("ab", ("dtd", "eurosat"), (1, 2), (1, 2)):
+        if shots == 1 or seed == 1:
+            add(tmp_path, method=method, data=data, shots=shots, seed=seed)
+    _, command = show("--check")[1].splitlines()
+    where = "tag=main protocol=few_shot clip=vit_b16"
+    assert command == f"python -m mmadapt -m {where} data=dtd,eurosat method=a,b shots=2 seed=2"
+
+
+def test_holes_go_to_the_tag_of_their_method(tmp_path, show):
+    add(tmp_path, method="a", tag="one")
+    for seed in (1, 2):
+        add(tmp_path, method="b", tag="two", seed=seed)
+    assert [(run["tag"], run["method"]) for run in unroll(show("--check")[1].splitlines()[1:])] == [
+        ("one", "a")
+    ]
+    elsewhere = unroll(show("--check", "--data", "eurosat", "--methods", "b")[1].splitlines()[1:])
+    assert {run["tag"] for run in elsewhere} == {"two"}
+    (tmp_path / "two/few_shot/vit_b16/dtd/b/1shot/seed2/result.json").unlink()
+    add(tmp_path, method="a", tag="one", seed=2)
+    assert [(run["tag"], run["method"]) for run in unroll(show("--check")[1].splitlines()[1:])] == [
+        ("two", "b")
+    ]
+
+
+def test_an_empty_grid_is_not_complete(tmp_path, show):
+    add(tmp_path, method="zero_shot", shots=0)
+    status, out, err = show("--check", "--protocol", "few_shots")
+    assert (status, out, "did you mean 'few_shot'?" in err) == (1, "", True)
+    assert show("--check", "--shots", "4")[0] == 1
+
+
 def test_requested_grid(tmp_path, show):
     add(tmp_path, method="coop")
     asked = ("--check", "--methods", "coop,maple", "--data", "dtd", "--shots", "1", "--seeds", "1,2")
@@ -576,6 +608,14 @@ def test_unreadable_result_is_named(tmp_path, show, content):
     assert status == 1
     assert str(path) in err
     assert "Traceback" not in err
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path, show):
+    path = add(tmp_path) / "result.json"
+    path.unlink()
+    path.symlink_to(path)
+    status, _, err = show()
+    assert (status, f"Cannot read {path}" in err) == (1, True)
 
 
 @pytest.mark.parametrize(("field", "value"), [("shots", "16"), ("method", ["coop"]), ("seed", None)])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mmadapt.collect.load import Failure, Filter, Run
+from mmadapt.collect.load import Failure, Filter, Run, require_known
 from mmadapt.collect.table import METHOD_ORDER, sort_data, sort_names
+from mmadapt.errors import UserError
 from mmadapt.results import RunKey
 
 if TYPE_CHECKING:
@@ -50,23 +51,32 @@ def check(runs: Iterable[Run], failures: Iterable[Failure] = (), wanted: Filter 
     that occurs in a finished or failed run. 0 shots are only expected of methods that have run with 0 shots,
     and other shots are not expected of a method that has run with nothing else.
     """
-    wanted = wanted or Filter()
+    wanted, runs, failures = wanted or Filter(), list(runs), list(failures)
+    done = [run.key for run in runs]
+    tried = [*done, *(failure.key for failure in failures if failure.key)]
+    for name in ("protocol", "clip"):
+        for value in getattr(wanted, name):
+            require_known(name, value, sorted({getattr(key, name) for key in tried}))
     scope = Filter(protocol=wanted.protocol, clip=wanted.clip)
-    kept = tuple(failure for failure in failures if failure.key is None or wanted.admits(failure.key))
-    done = [run.key for run in runs if scope.admits(run.key)]
-    tried = [*done, *(failure.key for failure in kept if failure.key)]
+    groups: dict[tuple[str, str], list[RunKey]] = defaultdict(list)
+    for key in filter(scope.admits, tried):
+        groups[key.protocol, key.clip].append(key)
+    have = {replace(key, tag="") for key in done}
     finished = 0
     missing: list[RunKey] = []
-    for protocol, clip in sorted({(key.protocol, key.clip) for key in tried}):
-        group = [key for key in tried if (key.protocol, key.clip) == (protocol, clip)]
-        have = {(k.method, k.data, k.shots, k.seed) for k in done if (k.protocol, k.clip) == (protocol, clip)}
-        for cell in _grid(group, wanted):
-            if cell in have:
+    for (protocol, clip), keys in sorted(groups.items()):
+        tags = _tags(keys)
+        for method, data, shots, seed in _grid(keys, wanted):
+            key = RunKey("", protocol, clip, data, method, shots, seed)
+            if key in have:
                 finished += 1
             else:
-                method, data, shots, seed = cell
-                missing.append(RunKey(_tag(group, method, data), protocol, clip, data, method, shots, seed))
-    return Report(finished, tuple(missing), kept, tuple(commands(missing)))
+                tag = tags.get((method, data)) or tags.get((method,)) or tags[()]
+                missing.append(replace(key, tag=tag))
+    if not finished and not missing:
+        raise UserError("The grid to check is empty. Relax a filter, or run something first.")
+    listed = [failure for failure in failures if failure.key is None or wanted.admits(failure.key)]
+    return Report(finished, tuple(missing), tuple(listed), tuple(commands(missing)))
 
 
 def commands(missing: Iterable[RunKey]) -> list[str]:
@@ -86,14 +96,19 @@ def _grid(keys: Sequence[RunKey], wanted: Filter) -> list[tuple[str, str, int, i
     cells = []
     for method in methods:
         own = {key.shots for key in keys if key.method == method}
-        expected = [shots for shots in all_shots if (own != {0} if shots else 0 in own or not own)]
+        zero = 0 in own or (not own and 0 in wanted.shots)
+        expected = [shots for shots in all_shots if (own != {0} if shots else zero)]
         cells += [(method, data, shots, seed) for data in data_sets for shots in expected for seed in seeds]
     return cells
 
 
-def _tag(keys: Sequence[RunKey], method: str, data: str) -> str:
-    """Return the tag of the most closely related run, so that a method's runs stay together."""
-    return max(keys, key=lambda key: (key.method == method, key.data == data)).tag
+def _tags(keys: Sequence[RunKey]) -> dict[tuple[str, ...], str]:
+    """Return the tag by method and data set, by method, and of all, so that a method's runs stay together."""
+    tags: dict[tuple[str, ...], str] = {}
+    for key in keys:
+        for related in ((key.method, key.data), (key.method,), ()):
+            tags.setdefault(related, key.tag)
+    return tags
 
 
 def _merge(boxes: list[Axes]) -> list[Axes]:
