@@ -554,6 +554,23 @@ def test_zero_shot_that_varies_is_a_series(tmp_path):
     assert figure.axes[0].get_xscale() == "symlog"
 
 
+def test_zero_shot_at_0_shots_is_a_line_and_needs_no_tick(tmp_path):
+    from mmadapt.collect.plot import draw
+
+    add(tmp_path, 0.4, method="zero_shot", shots=0)
+    for shots, seed in itertools.product((1, 2), (1, 2)):
+        add(tmp_path, 0.5, shots=shots, seed=seed)
+    axes = draw(summarise(load_results(tmp_path))[0]).axes[0]
+    assert axes.get_xticks().tolist() == [1, 2]
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "zero_shot"] == [
+        pytest.approx(40.0)
+    ]
+    assert "points" not in axes.get_title(loc="left")
+    add(tmp_path, math.nan, shots=2, seed=1)
+    axes = draw(summarise(load_results(tmp_path))[0]).axes[0]
+    assert "points missing: 1" in axes.get_title(loc="left")
+
+
 def test_names_at_line_ends_do_not_overlap(tmp_path):
     from mmadapt.collect.plot import draw
 

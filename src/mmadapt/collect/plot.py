@@ -66,15 +66,21 @@ def draw(table: Table, methods: Sequence[str] = ()) -> Figure:
     methods = [method for method in methods or table.methods if method != BASELINE]
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    shots = [int(column) for column in table.columns]
+    flat = _constant(table)
+    shots = [
+        int(k)
+        for k in table.columns
+        if k or not flat or any(m != BASELINE for m, at in table.cells if at == k)
+    ]
+    shots = shots or [0]
     ends: dict[str, tuple[float, str, str]] = {}
     for method in table.methods:
-        cells = {k: table.cells[method, k] for k in shots if (method, k) in table.cells}
+        cells = {cell.shots: cell for (name, _), cell in table.cells.items() if name == method}
         cells = {k: cell for k, cell in cells.items() if math.isfinite(cell.mean)}
         if not cells:
             continue
         last = cells[max(cells)].mean
-        if method == BASELINE and _constant(cells, table.metric.digits):
+        if method == BASELINE and flat:
             axes.axhline(last, color="0.35", linestyle=(0, (5, 3)), linewidth=1.2, label=method, zorder=1)
             ends[method] = last, "0.35", "_"
         else:
@@ -90,20 +96,24 @@ def draw(table: Table, methods: Sequence[str] = ()) -> Figure:
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     place = f"Average over {len(table.data_sets)} data sets" if table.data == AVERAGE else str(table.data)
     figure.suptitle(f"{place} · {table.scored}", x=0.01, ha="left", fontsize=11, fontweight="bold")
-    axes.set_title(_subtitle(table), loc="left", fontsize=7.5, color="0.35")
+    axes.set_title(_subtitle(table, shots, flat), loc="left", fontsize=7.5, color="0.35")
     return figure
 
 
-def _subtitle(table: Table) -> str:
+def _subtitle(table: Table, shots: Sequence[int], flat: bool) -> str:
     bars = f"mean ± sample std, n = {table.n} seeds" if table.n > 1 else "n = 1 seed"
-    fewer = sum(cell.n < table.n for cell in table.cells.values())
-    gaps = len(table.methods) * len(table.columns) - len(table.cells)
-    extra = [f"points with fewer: {fewer}"] * bool(fewer) + [f"points missing: {gaps}"] * bool(gaps)
+    series = [method for method in table.methods if not (flat and method == BASELINE)]
+    cells = [table.cells.get((method, k)) for method in series for k in shots]
+    missing = sum(cell is None or not math.isfinite(cell.mean) for cell in cells)
+    fewer = sum(cell.n < table.n for cell in cells if cell)
+    extra = [f"points with fewer: {fewer}"] * bool(fewer) + [f"points missing: {missing}"] * bool(missing)
     return " · ".join([table.clip, f"{table.protocol} v{table.version}", bars, *extra])
 
 
-def _constant(cells: Mapping[int, Cell], digits: int) -> bool:
-    return len({round(value, digits) for cell in cells.values() for value in cell.values.values()}) == 1
+def _constant(table: Table) -> bool:
+    """Whether zero-shot has the same value at all shots and seeds, as displayed."""
+    cells = [cell for (method, _), cell in table.cells.items() if method == BASELINE]
+    return len({round(value, table.metric.digits) for cell in cells for value in cell.values.values()}) == 1
 
 
 def _series(
