@@ -1,7 +1,7 @@
 """The embedded tiny CLIP: a stock open_clip model whose weights are small enough to ship.
 
-Of the 49,408 rows of the token embedding, only those that occur in pre-training captions are learned, and only those
-are stored.  The others are drawn from a private generator, so that every load gives the same model.
+Of the 49,408 rows of the token embedding, only those that occur in pre-training captions are learned and
+stored.  The others are drawn from a private generator, so that every load gives the same model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 ASSETS = Path(__file__).parent / "assets"
@@ -45,7 +45,7 @@ def save_tiny_state(state: dict[str, Tensor], rows: Tensor, path: Path, metadata
     tensors = {name: value.detach().half().contiguous() for name, value in state.items()}
     tensors[_ROWS] = rows.to(torch.int32)
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata)
+    temporary.write_bytes(save(tensors, metadata))
     temporary.replace(path)
 
 
@@ -63,7 +63,9 @@ def load_tiny_state(path: Path = WEIGHTS) -> dict[str, Tensor]:
     rows = state.pop(_ROWS).long()
     learned = state[_TABLE].float()
     generator = torch.Generator().manual_seed(_FILL_SEED)
-    table = _FILL_STD * torch.randn(tiny_config()["text_cfg"]["vocab_size"], learned.shape[1], generator=generator)
+    table = _FILL_STD * torch.randn(
+        tiny_config()["text_cfg"]["vocab_size"], learned.shape[1], generator=generator
+    )
     table[rows] = learned
     state = {name: value.float() for name, value in state.items()}
     state[_TABLE] = table

@@ -1,7 +1,8 @@
 """Outlines and surfaces of the `shapes` world as analytic fields over a coordinate grid.
 
-Every function maps coordinates ``x`` (right) and ``y`` (up), given in object units where the object spans about
-[-1, 1], to one value per point.  Only element-wise operations are used, so results do not depend on threading.
+Every function maps coordinates ``x`` (right) and ``y`` (up), given in object units where the object spans
+about [-1, 1], to one value per point.  Only element-wise operations are used, so results do not depend on the
+number of threads.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ def signed_distance(shape: int, x: Tensor, y: Tensor) -> Tensor:
     raise ValueError(f"no shape with index {shape}; there are {len(SHAPES)}: {', '.join(SHAPES)}")
 
 
-def surface_field(surface: int, x: Tensor, y: Tensor, frequency: Tensor, angle: Tensor, phase: Tensor) -> Tensor:
+def surface_field(
+    surface: int, x: Tensor, y: Tensor, frequency: Tensor, angle: Tensor, phase: Tensor
+) -> Tensor:
     """How much of the second colour a surface shows at each point.
 
     Args:

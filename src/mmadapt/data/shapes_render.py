@@ -1,7 +1,8 @@
 """A vectorised renderer of small scenes: one kind of object on a cluttered background, 64 x 64 RGB.
 
-All randomness comes from the generator that is passed in; the global random state is neither read nor advanced.
-Images are equal bit for bit for the same generator state, batch and scene, whatever the number of threads.
+All randomness comes from the generator that is passed in; the global random state is neither read nor
+advanced.  Images are equal bit for bit for the same generator state, batch and scene, whatever the number of
+threads.
 """
 
 from __future__ import annotations
@@ -129,7 +130,8 @@ def _outlines(shape: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def _background(scene: Scene, draw: _Draw, gx: Tensor, gy: Tensor) -> Tensor:
     coarse, tint = draw(0, 1, 3, 5, 5), draw(0, 1, 3, 1, 1)
-    coarse = 0.55 * (coarse + coarse.mean(1, keepdim=True)) / 2 + 0.45 * (tint + tint.mean(1, keepdim=True)) / 2
+    coarse, tint = (coarse + coarse.mean(1, keepdim=True)) / 2, (tint + tint.mean(1, keepdim=True)) / 2
+    coarse = 0.55 * coarse + 0.45 * tint
     field = F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
     angle = draw(0, 2 * math.pi)
     waves = torch.sin((torch.cos(angle) * gx + torch.sin(angle) * gy) * draw(4, 22) + draw(0, 2 * math.pi))
@@ -155,8 +157,8 @@ def _pieces(scene: Scene, draw: _Draw, gx: Tensor, gy: Tensor) -> list[tuple[Ten
         square = torch.maximum(along.abs(), across.abs())
         distance = torch.where(kind > 0.5, square, torch.sqrt(along**2 + across**2 + 1e-9)) - size
         colour = draw(0, 1, 3)
-        present = (number > k).float()
-        pieces.append(((0.5 - distance * SIZE / 2).clamp(0, 1) * present, 0.75 * colour + 0.25 * colour.mean(1, True)))
+        cover = (0.5 - distance * SIZE / 2).clamp(0, 1) * (number > k).float()
+        pieces.append((cover, 0.75 * colour + 0.25 * colour.mean(1, True)))
     return pieces
 
 
@@ -199,7 +201,7 @@ def render(
         quirks: Deviations per image.
 
     Returns:
-        Images, uint8 (B, 3, 64, 64), and the share of each pixel that belongs to the object, float32 (B, 64, 64).
+        Images, uint8 (B, 3, 64, 64), and each pixel's share of the object, float32 (B, 64, 64).
     """
     shape, colour, surface, count = attributes.unbind(1)
     draw = _Draw(len(attributes), generator)
@@ -242,8 +244,8 @@ def render(
     if quirks is not None:
         image = image + quirks.backdrop[:, :, None, None]
         place = quirks.place[:, :, None, None]
-        small = _outlines(quirks.companion, (gx - place[:, 0]) / 0.2, (gy - place[:, 1]) / 0.2) * 0.2 * SIZE / 2
-        image = _paste(image, (0.5 - small).clamp(0, 1), quirks.companion_colour)
+        nearby = _outlines(quirks.companion, (gx - place[:, 0]) / 0.2, (gy - place[:, 1]) / 0.2)
+        image = _paste(image, (0.5 - nearby * 0.2 * SIZE / 2).clamp(0, 1), quirks.companion_colour)
     pieces = _pieces(scene, draw, gx, gy)
     over = (draw(0, 1) < scene.occlusion).float()
     for k, (cover, tint) in enumerate(pieces):
@@ -254,7 +256,8 @@ def render(
         image = _paste(image, pieces[0][0] * over, pieces[0][1])
     if len(r := _rows(style, "sketch")):
         edge = (1.6 - distance[r].abs()).clamp(0, 1)
-        lines = 0.8 * mask[r] * (1.2 - 4 * (second[r] - 0.5).abs()).clamp(0, 1) * (surface[r] > 0)[:, None, None]
+        lines = 0.8 * mask[r] * (1.2 - 4 * (second[r] - 0.5).abs()).clamp(0, 1)
+        lines = lines * (surface[r] > 0)[:, None, None]
         ink = torch.maximum(torch.maximum(edge, lines), 0.22 * mask[r])
         image[r] = _paste(0.93 + 0.05 * (backdrop[r] - 0.5), ink, 0.85 * base[r])
     image = (image - 0.5) * draw(*scene.gain)[:, None] + 0.5 + 0.06 * draw(-1, 1)[:, None]

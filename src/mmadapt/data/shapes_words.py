@@ -1,4 +1,4 @@
-"""The language of the `shapes` world: class phrases, captions and the combinations held out of pre-training."""
+"""The language of the `shapes` world: class phrases, captions, and what is held out of pre-training."""
 
 from __future__ import annotations
 
@@ -44,7 +44,13 @@ _TEMPLATES: tuple[str, ...] = (
     "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
     "a {} in a video game.", "art of the {}.", "a photo of the small {}.",
 )  # fmt: skip
-_PLURAL_TEMPLATES: tuple[str, ...] = ("{}", "a photo of {}", "a photo of {}.", "a picture of {}.", "there are {}.")
+_PLURAL_TEMPLATES: tuple[str, ...] = (
+    "{}",
+    "a photo of {}",
+    "a photo of {}.",
+    "a picture of {}.",
+    "there are {}.",
+)
 _STYLE_TEMPLATES: dict[str, tuple[str, ...]] = {
     "sketch": ("a sketch of a {}.", "a drawing of a {}.", "a sketch of the {}."),
     "night": ("a photo of a {} at night.", "a dark photo of a {}."),
@@ -52,7 +58,8 @@ _STYLE_TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 _OPENINGS: tuple[str, ...] = (
     "in this picture you can see", "we look at the scene and find", "as everyone can tell",
-    "on the table in front of us there is", "a small image that shows", "somewhere in this view", "this one is",
+    "on the table in front of us there is", "a small image that shows", "somewhere in this view",
+    "this one is",
 )  # fmt: skip
 _NOUNS: tuple[str, ...] = ("shape", "object", "thing")
 
@@ -76,7 +83,9 @@ def class_phrase(combination: Combination) -> str:
     return f"{COLOUR_NAMES[colour]} {SURFACES[surface]} {SHAPES[shape]}"
 
 
-def caption(shape: int, colour: int, surface: int, count: int, style: int, rng: random.Random) -> tuple[str, Mentioned]:
+def caption(
+    shape: int, colour: int, surface: int, count: int, style: int, rng: random.Random
+) -> tuple[str, Mentioned]:
     """A random caption that is true of an image.
 
     Args:
