@@ -72,6 +72,7 @@ def add(
 
 def fail(root: Path, error: str, **identity: Any) -> Path:
     """Write the note of one failed run and return its folder."""
-    path = folder(root, key(**identity))
-    write_json(path / FAILURE_FILE, {"error": error})
+    run = key(**identity)
+    path = folder(root, run)
+    write_json(path / FAILURE_FILE, {"error": error, "config": {"tag": run.tag}})
     return path

@@ -17,6 +17,7 @@ from mmadapt.collect import load_results, summarise, to_frame
 from mmadapt.collect.__main__ import main
 from mmadapt.collect.consistency import comparable
 from mmadapt.collect.table import sort_data
+from mmadapt.config import relevant
 from mmadapt.errors import UserError
 
 
@@ -253,13 +254,27 @@ def test_seeds_and_places_are_not_a_difference(tmp_path, show):
     assert show()[0] == 0
 
 
-def test_comparable_keeps_what_changes_numbers():
+def test_comparable_is_the_relevant_configuration_without_seeds():
     config = {
         "seed": 1,
-        "data": {"split_seed": 1, "paths": "kept"},
-        "trainer": {"devices": 2, "max_epochs": 5},
+        "shots": 4,
+        "paths": {"data": "x"},
+        "logger": {"name": "x"},
+        "tag": "x",
+        "overwrite": True,
+        "data": {"split_seed": 1, "paths": "kept", "num_workers": 4, "templates": ["a {}"], "none": {}},
+        "trainer": {
+            "accelerator": "gpu",
+            "devices": 2,
+            "strategy": "ddp",
+            "num_nodes": 2,
+            "enable_x": 1,
+            "max_epochs": 5,
+        },
     }
-    assert comparable(config) == {"data.paths": "kept", "trainer.max_epochs": 5}
+    kept = {key: value for key, value in relevant(config).items() if "seed" not in key}
+    assert comparable(config) == kept
+    assert sorted(kept) == ["data.none", "data.paths", "data.templates", "shots", "trainer.max_epochs"]
 
 
 def test_configurations_may_differ_between_cells(tmp_path, show):
@@ -493,11 +508,11 @@ def test_zero_shots_are_expected_only_where_seen(tmp_path, show):
 
 def test_failures_are_listed(tmp_path, show):
     add(tmp_path, method="coop")
-    path = fail(tmp_path, "RuntimeError: out of memory\nmore", method="maple")
+    path = fail(tmp_path, "RuntimeError: out of memory\nmore", method="maple", tag="deep/tag")
     status, out, _ = show("--check")
     assert status == 1
     assert f"# failed: {path}: RuntimeError: out of memory\n" in out
-    assert [run["method"] for run in unroll(out.splitlines()[2:])] == ["maple"]
+    assert [(run["method"], run["tag"]) for run in unroll(out.splitlines()[2:])] == [("maple", "deep/tag")]
     status, out, err = show()
     assert status == 0
     assert "runs failed: 1 (--check lists them)" in err

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 Cell = tuple[str, str, str, str, int]
 
 NOT_COMPARED = (
-    "paths", "logger", "launch", "overwrite", "tag", "run_key", "hydra",
-    "trainer.devices", "trainer.strategy", "trainer.enable_*",
+    "paths", "logger", "tag", "overwrite", "data.num_workers*", "trainer.accelerator*", "trainer.devices*",
+    "trainer.strategy*", "trainer.num_nodes*", "trainer.enable_*",
 )  # fmt: skip
-"""Keys of the configuration that cannot change a number; besides these, every key named ``*seed*``."""
+"""Keys that cannot change a number, as in `mmadapt.config.relevant`, whose module imports Hydra.
+
+Besides these, keys named ``*seed*`` are not compared.
+"""
 
 _NOT_COMPARED = re.compile("|".join(fnmatch.translate(pattern) for pattern in NOT_COMPARED))
 

@@ -186,6 +186,9 @@ def _failed_key(folder: Path, raw: dict[str, Any]) -> RunKey | None:
     if not isinstance(fields, dict):
         match = _RUN_FOLDER.search(folder.resolve().as_posix())
         fields = match.groupdict() if match else {}
+        config = raw.get("config")
+        if fields and isinstance(config, dict) and isinstance(config.get("tag"), str):
+            fields["tag"] = config["tag"]  # a tag may be several folders deep
     try:
         return RunKey(**{**fields, "shots": int(fields["shots"]), "seed": int(fields["seed"])})
     except (KeyError, TypeError, ValueError):
