@@ -18,6 +18,7 @@ from mmadapt.errors import UserError
 from mmadapt.runner import Outcome, execute
 
 register_resolvers()
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads cost a shared machine a factor of five
 _outcomes: list[Outcome] = []
 
 

@@ -32,7 +32,11 @@ def _unknown_key(arguments: Sequence[str]) -> str:
     written = [a for a in arguments if "=" in a and not a.startswith("-")]
     try:
         overrides = OverridesParser.create().parse_overrides(written)
-        groups = [line for line, o in zip(written, overrides, strict=True) if _is_group(o) and not o.is_sweep_override()]
+        groups = [
+            line
+            for line, o in zip(written, overrides, strict=True)
+            if _is_group(o) and not o.is_sweep_override()
+        ]
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", overrides=groups)

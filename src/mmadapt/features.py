@@ -96,7 +96,9 @@ class FeatureEncoder:
         if bad and not skip_bad:
             images.source.load(images.indices[bad[0]])  # raises, unless the tower itself overflowed
             name = images.source.name(images.indices[bad[0]])
-            raise BadImageError(f"The features of {name} are not finite in {self.clip.precision}. Use clip.precision=bf16.")
+            raise BadImageError(
+                f"The features of {name} are not finite in {self.clip.precision}. Use clip.precision=bf16."
+            )
         return FeatureSet(rows.transpose(0, 1).contiguous(), images.labels)
 
     def text_features(self, classes: ClassSet) -> Tensor:
@@ -187,7 +189,9 @@ class _Views(Dataset[tuple[Tensor, bool]]):
         return self.transform.view(image, generator, self.views.crop_scale), True
 
 
-def _load(dataset: _Views, items: list[tuple[int, int]], workers: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _load(
+    dataset: _Views, items: list[tuple[int, int]], workers: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
     if workers is None:
         workers = min(8, (os.cpu_count() or 1) - 1, len(items) // _IMAGES_PER_WORKER)
     yield from DataLoader(dataset, batch_size=BATCH, sampler=items, num_workers=workers)  # type: ignore[arg-type]
@@ -200,7 +204,13 @@ def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[Feat
     if not count:
         return features, 0
     names = [images.source.name(images.indices[i]) for i in bad.nonzero().flatten().tolist()]
-    log.warning("%d %s images cannot be decoded and are left out: %s%s", count, kind, ", ".join(names[:5]), ", …" if count > 5 else "")
+    log.warning(
+        "%d %s images cannot be decoded and are left out: %s%s",
+        count,
+        kind,
+        ", ".join(names[:5]),
+        ", …" if count > 5 else "",
+    )
     return FeatureSet(features.image_features[:, ~bad], features.labels[~bad]), count
 
 
@@ -210,8 +220,12 @@ def open_store(root: Path) -> FeatureStore:
     return FeatureStore(root)
 
 
-def encode_split(encoder: FeatureEncoder, data: FewShotData, images: ImageSet, kind: str, views: Views = Views()) -> tuple[FeatureSet, int]:
+def encode_split(
+    encoder: FeatureEncoder, data: FewShotData, images: ImageSet, kind: str, views: Views = Views()
+) -> tuple[FeatureSet, int]:
     """Encode a split of a data set under its rules for workers and bad images."""
     skip = data.on_bad_image == "skip"
-    features = encoder.image_features(images, views, workers=data.num_workers, skip_bad=skip, label=f"{data.name} {kind}")
+    features = encoder.image_features(
+        images, views, workers=data.num_workers, skip_bad=skip, label=f"{data.name} {kind}"
+    )
     return without_bad(features, images, kind)

@@ -55,7 +55,15 @@ def execute(cfg: DictConfig, method: str, run_dir: Path, overrides: Sequence[str
             f"{run_dir} holds a result of another configuration ({'; '.join(changed[:8])}{'; …' if len(changed) > 8 else ''}). "
             "Use tag=<new> to keep both or overwrite=true to replace it."
         )
-    key = RunKey(config["tag"], config["protocol"]["name"], config["clip"]["name"], config["data"]["name"], method, config["shots"], config["seed"])
+    key = RunKey(
+        config["tag"],
+        config["protocol"]["name"],
+        config["clip"]["name"],
+        config["data"]["name"],
+        method,
+        config["shots"],
+        config["seed"],
+    )
     with _noted(run_dir, config, overrides):
         from mmadapt.experiment import run
 
@@ -78,7 +86,12 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
         yield
     except BaseException as error:
         package.error("The run failed.", exc_info=not isinstance(error, UserError))
-        failure = {"error": f"{type(error).__name__}: {error}", "overrides": list(overrides), "traceback": traceback.format_exc(), "config": config}
+        failure = {
+            "error": f"{type(error).__name__}: {error}",
+            "overrides": list(overrides),
+            "traceback": traceback.format_exc(),
+            "config": config,
+        }
         write_json(run_dir / FAILURE_FILE, failure)
         raise
     finally:

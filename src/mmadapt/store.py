@@ -93,7 +93,9 @@ class _Space:
             by_shard.setdefault(shard, []).append(position)
         rows = torch.empty(len(places), self.shards[places[0][0]].shape[1])
         for shard, positions in by_shard.items():
-            rows[torch.tensor(positions)] = self.shards[shard][torch.tensor([places[i][1] for i in positions])]
+            rows[torch.tensor(positions)] = self.shards[shard][
+                torch.tensor([places[i][1] for i in positions])
+            ]
         return rows
 
     def refresh(self) -> None:
@@ -112,7 +114,10 @@ class _Space:
     def append(self, keys: list[str], rows: Tensor) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "space.json").exists():
-            _replace(self.folder / "space.json", lambda path: path.write_text(self.description + "\n", encoding="utf-8"))
+            _replace(
+                self.folder / "space.json",
+                lambda path: path.write_text(self.description + "\n", encoding="utf-8"),
+            )
         name = f"{uuid.uuid4().hex}.safetensors"
         metadata = {"keys": json.dumps(keys), "checksum": _checksum(keys, rows)}
         _replace(self.folder / name, lambda path: save_file({"features": rows}, path, metadata))
@@ -129,7 +134,9 @@ class _Space:
         except FileNotFoundError:
             return
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            log.warning("Damaged feature shard %s is left aside and its rows are encoded again: %s", path, error)
+            log.warning(
+                "Damaged feature shard %s is left aside and its rows are encoded again: %s", path, error
+            )
             return
         self._index(keys, rows)
 

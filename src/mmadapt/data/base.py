@@ -83,7 +83,10 @@ class FewShotData(LightningDataModule, ABC):
             UserError: If a value makes no sense.
         """
         super().__init__()
-        for key, value, least in (("shots", shots, 1), ("data.val_shots", 1 if val_shots is None else val_shots, 1)):
+        for key, value, least in (
+            ("shots", shots, 1),
+            ("data.val_shots", 1 if val_shots is None else val_shots, 1),
+        ):
             if value < least:
                 raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
         if on_bad_image not in ("error", "skip"):

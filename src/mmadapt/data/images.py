@@ -77,7 +77,9 @@ class FileHashes:
                     return []
                 return connection.execute(statement).fetchall() if statement.startswith("SELECT") else []
         except (sqlite3.Error, OSError) as error:
-            warnings.warn(f"Hashes of image files are not remembered: {self._database}: {error}", stacklevel=2)
+            warnings.warn(
+                f"Hashes of image files are not remembered: {self._database}: {error}", stacklevel=2
+            )
             self._database = None
             return []
 

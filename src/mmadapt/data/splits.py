@@ -78,5 +78,7 @@ def subset_classes(classes: int, subset: str) -> range:
     half = (classes + 1) // 2
     ranges = {"all": range(classes), "base": range(half), "new": range(half, classes)}
     if subset not in ranges:
-        raise UserError(f"data.subset={subset!r} is unknown{did_you_mean(subset, ranges)}. Use all, base or new.")
+        raise UserError(
+            f"data.subset={subset!r} is unknown{did_you_mean(subset, ranges)}. Use all, base or new."
+        )
     return ranges[subset]
