@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class FileHashes:
             return []
 
 
-def _blake2b() -> "hashlib._Hash":
+def _blake2b() -> Any:
     return hashlib.blake2b(digest_size=16)
 
 
