@@ -38,6 +38,9 @@ class ClipBackbone(nn.Module):
         context_length: Number of text positions, SOS and EOT included.
     """
 
+    model: Any
+    context_length: int
+
     def __init__(
         self,
         arch: str,
@@ -70,13 +73,13 @@ class ClipBackbone(nn.Module):
             )
         _check(arch, pretrained)
         self.arch, self.pretrained, self.precision, self.name = arch, pretrained, precision, name or arch
-        self.model: Any = _create(arch, pretrained, precision, seed)
+        self.model = _create(arch, pretrained, precision, seed)
         self.model.requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(arch)
         preprocess = open_clip.get_model_preprocess_cfg(self.model)
         test = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
         self.transform = ImageTransform(test, preprocess)
-        self.context_length: int = self.model.context_length
+        self.context_length = self.model.context_length
         with torch.no_grad():
             self.dim: int = self.encode_text(["a"]).shape[-1]
         self.eval()
@@ -178,7 +181,7 @@ def _check(arch: str, pretrained: str | None) -> None:
         )
 
 
-def _create(arch: str, pretrained: str | None, precision: str, seed: int) -> nn.Module:
+def _create(arch: str, pretrained: str | None, precision: str, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]), _quiet_logging():
         torch.manual_seed(seed)
         tag = None if pretrained == EMBEDDED else pretrained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if group:
             hint = did_you_mean(option, error.options)
             return f"{group}={option} does not exist{hint}. Choose from: {', '.join(error.options)}."
+    refused = re.search(r"UserError raised while resolving interpolation: (.*)", str(error))
+    if refused:
+        return refused[1]
+    missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+    if missing:
+        return f"{missing[1]} must be given: add {missing[1]}=… to the command."
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _unknown_key(arguments) or str(error)
     return str(error)

@@ -194,7 +194,7 @@ def _load(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     if workers is None:
         workers = min(8, (os.cpu_count() or 1) - 1, len(items) // _IMAGES_PER_WORKER)
-    yield from DataLoader(dataset, batch_size=BATCH, sampler=items, num_workers=workers)  # type: ignore[arg-type]
+    yield from DataLoader(dataset, batch_size=BATCH, sampler=items, num_workers=workers)
 
 
 def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, int]:

@@ -86,7 +86,7 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
     try:
         yield
     except BaseException as error:
-        package.error("The run failed.", exc_info=not isinstance(error, UserError))
+        package.info("The run failed: %s", error, exc_info=not isinstance(error, UserError))
         failure = {
             "error": f"{type(error).__name__}: {error}",
             "overrides": list(overrides),

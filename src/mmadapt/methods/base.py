@@ -138,7 +138,7 @@ class Method(LightningModule, ABC):
         for batch in epoch:
             loss = self.loss(batch)
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()  # type: ignore[union-attr]
             losses.append(loss.detach())
             if self._schedule is not None and self.schedule_by == "step":
