@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ def draw(splits: Splits, shots: int, val_shots: int, seed: int) -> Draw:
     digest = hashlib.sha256()
     for images in (splits.train.select(train), splits.val.select(val)):
         for name, label in zip(images.names(), images.labels.tolist(), strict=True):
-            digest.update(f"{label}\t{name}\n".encode(errors="surrogateescape"))
+            digest.update(f"{label}\t{name}\n".encode(errors="surrogatepass"))
         digest.update(b"--\n")
     return Draw(tuple(train), tuple(val), digest.hexdigest())
 
@@ -92,7 +91,7 @@ def split_off(keys: Sequence[str], test_share: float, val_share: float) -> list[
     if val_share:
         val = min(max(1, int(count * val_share + 0.5)), count - 1 - (1 if test else 0))
         test = min(test, count - 1 - val)
-    ranked = sorted(range(count), key=lambda i: (hashlib.sha256(os.fsencode(keys[i])).digest(), keys[i]))
+    ranked = sorted(range(count), key=lambda i: (hashlib.sha256(keys[i].encode(errors="surrogatepass")).digest(), keys[i]))
     parts: list[Split] = ["train"] * count
     for rank, i in enumerate(ranked[: test + val]):
         parts[i] = "test" if rank < test else "val"
