@@ -63,7 +63,8 @@ def test_draw_is_coops(name, key):
 def test_draw_ignores_and_leaves_the_global_generator():
     splits = splits_of(rows([30, 20, 10]))
     random.seed(5)
-    before, state = draw(splits, 4, 4, 1), random.getstate()
+    state = random.getstate()
+    before = draw(splits, 4, 4, 1)
     assert random.getstate() == state
     random.random()
     assert draw(splits, 4, 4, 1) == before
