@@ -39,7 +39,13 @@ class ClipBackbone(nn.Module):
     """
 
     def __init__(
-        self, arch: str, pretrained: str | None, *, precision: Precision = "fp32", name: str = "", seed: int = 0
+        self,
+        arch: str,
+        pretrained: str | None,
+        *,
+        precision: Precision = "fp32",
+        name: str = "",
+        seed: int = 0,
     ) -> None:
         """Build the model and load its weights.
 
@@ -58,7 +64,9 @@ class ClipBackbone(nn.Module):
         super().__init__()
         open_clip.add_model_config(Path(str(_ASSETS)))
         if precision not in DTYPES:
-            raise UserError(f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. Use one of {', '.join(DTYPES)}.")
+            raise UserError(
+                f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. Use one of {', '.join(DTYPES)}."
+            )
         _check(arch, pretrained)
         self.arch, self.pretrained, self.precision, self.name = arch, pretrained, precision, name or arch
         self.model = _create(arch, pretrained, precision, seed)
@@ -150,7 +158,9 @@ def _check(arch: str, pretrained: str | None) -> None:
         return
     if pretrained == EMBEDDED:
         if not (_ASSETS / f"{arch}.safetensors").is_file():
-            raise UserError(f"clip.pretrained=embedded: this package ships no weights for {arch}. Use clip=tiny.")
+            raise UserError(
+                f"clip.pretrained=embedded: this package ships no weights for {arch}. Use clip=tiny."
+            )
         return
     tags = open_clip.list_pretrained_tags_by_model(arch)
     tag = open_clip.get_pretrained_cfg(arch, pretrained)

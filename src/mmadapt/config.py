@@ -23,7 +23,19 @@ _PACKAGE = Path(__file__).resolve().parent
 CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 """The configuration folder: inside an installed package, at the top of a checkout."""
 
-TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "logger", "paths", "shots", "seed", "tag", "overwrite")
+TOP_LEVEL = (
+    "clip",
+    "data",
+    "method",
+    "protocol",
+    "trainer",
+    "logger",
+    "paths",
+    "shots",
+    "seed",
+    "tag",
+    "overwrite",
+)
 _IRRELEVANT = ("paths", "logger", "tag", "overwrite")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -32,8 +44,12 @@ _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 
 def register_resolvers() -> None:
     """Make ``${basename:…}`` and ``${absolute:…}`` available; harmless when called again."""
-    OmegaConf.register_new_resolver("basename", lambda path: Path(str(path)).expanduser().resolve().name, replace=True)
-    OmegaConf.register_new_resolver("absolute", lambda path: str(Path(str(path)).expanduser().resolve()), replace=True)
+    OmegaConf.register_new_resolver(
+        "basename", lambda path: Path(str(path)).expanduser().resolve().name, replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "absolute", lambda path: str(Path(str(path)).expanduser().resolve()), replace=True
+    )
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -44,7 +60,9 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     """
     for key in cfg:
         if key not in TOP_LEVEL:
-            raise UserError(f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. Accepted: {', '.join(TOP_LEVEL)}.")
+            raise UserError(
+                f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. Accepted: {', '.join(TOP_LEVEL)}."
+            )
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
@@ -57,7 +75,9 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     if config["shots"] < 1 or config["seed"] < 0:
         raise UserError(f"shots={config['shots']} must be 1 or more, seed={config['seed']} 0 or more.")
     if not config["tag"] or any(part in ("", ".", "..") for part in config["tag"].split("/")):
-        raise UserError(f"tag={config['tag']!r} names a folder below {config['paths']['results']}; use letters, digits, - and _.")
+        raise UserError(
+            f"tag={config['tag']!r} names a folder below {config['paths']['results']}; use letters, digits, - and _."
+        )
     return {str(key): value for key, value in config.items()}
 
 
@@ -124,14 +144,18 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
     target = str(node["_target_"])
     allowed = _TARGETS + tuple(filter(None, os.environ.get("MMADAPT_TARGETS", "").split(",")))
     if not target.startswith(allowed):
-        raise UserError(f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; add a prefix with MMADAPT_TARGETS=package.")
+        raise UserError(
+            f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; add a prefix with MMADAPT_TARGETS=package."
+        )
     accepted = parameters(_locate(target, where))
     if accepted is None:
         return
     for key in node.keys() - _HYDRA_KEYS:
         if key not in accepted or key in live:
             names = sorted(accepted - live)
-            raise UserError(f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. Accepted: {', '.join(names)}.")
+            raise UserError(
+                f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. Accepted: {', '.join(names)}."
+            )
 
 
 def parameters(target: Any) -> set[str] | None:
@@ -140,12 +164,16 @@ def parameters(target: Any) -> set[str] | None:
     ``**kwargs`` of an ``__init__`` stand for the keys of their TypedDict, or for the parameters of the next
     class that has an ``__init__`` of its own.
     """
-    functions = [c.__init__ for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    functions = (
+        [c.__init__ for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    )
     names: set[str] = set()
     for function in functions:
         signature = inspect.signature(function)
         kinds = {p.kind for p in signature.parameters.values()}
-        names |= {n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        names |= {
+            n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             return names - {"self"}
     return None

@@ -13,7 +13,9 @@ class Cosine(LambdaLR):
 
     def __init__(self, optimizer: Optimizer, total: int) -> None:
         """Bind the schedule; ``total`` counts epochs or iterations, whichever it is stepped by."""
-        super().__init__(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, total) / max(total, 1))))
+        super().__init__(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(step, total) / max(total, 1)))
+        )
 
 
 class DasslCosine(LambdaLR):

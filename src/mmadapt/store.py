@@ -112,7 +112,9 @@ class _Space:
             by_shard.setdefault(shard, []).append(position)
         rows = torch.empty(len(places), self.shards[places[0][0]].shape[1])
         for shard, positions in by_shard.items():
-            rows[torch.tensor(positions)] = self.shards[shard][torch.tensor([places[i][1] for i in positions])]
+            rows[torch.tensor(positions)] = self.shards[shard][
+                torch.tensor([places[i][1] for i in positions])
+            ]
         return rows
 
     def refresh(self) -> None:
@@ -141,8 +143,10 @@ class _Space:
                 _replace(self.folder / "space.json", lambda path: path.write_text(text, encoding="utf-8"))
             _replace(self.folder / name, lambda path: save_file({"features": rows}, path, metadata))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"Features cannot be stored in {self.folder}: {error}. Set paths.features=… or "
-                            "MMADAPT_FEATURES to a folder with space that you can write to.") from error  # fmt: skip
+            raise UserError(
+                f"Features cannot be stored in {self.folder}: {error}. Set paths.features=… or "
+                "MMADAPT_FEATURES to a folder with space that you can write to."
+            ) from error
         self.seen.add(name)
         self._index(keys, rows)
 
@@ -156,7 +160,9 @@ class _Space:
         except FileNotFoundError:
             return
         except (SafetensorError, OSError, KeyError, ValueError) as error:
-            log.warning("Damaged feature shard %s is left aside and its rows are encoded again: %s", path, error)
+            log.warning(
+                "Damaged feature shard %s is left aside and its rows are encoded again: %s", path, error
+            )
             return
         self._index(keys, rows)
 

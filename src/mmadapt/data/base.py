@@ -83,14 +83,19 @@ class FewShotData(LightningDataModule, ABC):
             UserError: If a value makes no sense.
         """
         super().__init__()
-        for key, value, least in (("shots", shots, 1), ("data.val_shots", 1 if val_shots is None else val_shots, 1)):
+        for key, value, least in (
+            ("shots", shots, 1),
+            ("data.val_shots", 1 if val_shots is None else val_shots, 1),
+        ):
             if value < least:
                 raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
         if on_bad_image not in ("error", "skip"):
             raise UserError(f"data.on_bad_image={on_bad_image!r} is unknown. Use error or skip.")
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if not templates:
-            raise UserError("data.templates is empty: at least one prompt such as 'a photo of a {}.' is needed.")
+            raise UserError(
+                "data.templates is empty: at least one prompt such as 'a photo of a {}.' is needed."
+            )
         for template in templates:
             if not isinstance(template, str) or template.count("{}") != 1:
                 raise UserError(f"The template {template!r} must hold {{}} once, where the class name goes.")

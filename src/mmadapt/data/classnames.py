@@ -71,7 +71,7 @@ def _by_label(file: Path, names: dict[str, str], labels: Sequence[str]) -> tuple
         spare = set(names) - set(labels)
         raise UserError(
             f"{file} has no name for {len(absent)} of {len(labels)} classes: "
-            f"{some(absent)}{did_you_mean(absent[0], spare)}. Add them, with a tab after a label that has spaces."
+            f"{some(absent)}{did_you_mean(absent[0], spare)}. Add them; after a label with spaces put a tab."
         )
     return tuple(names[label] for label in labels)
 

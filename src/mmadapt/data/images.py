@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mmadapt.errors import UserError
 
-
 _TICK_NS = 2_000_000_000
 """Coarsest clock of a common file system (FAT: two seconds)."""
 
@@ -87,7 +86,9 @@ class FileHashes:
                     return []
                 return connection.execute(statement).fetchall() if statement.startswith("SELECT") else []
         except (sqlite3.Error, OSError) as error:
-            warnings.warn(f"Hashes of image files are not remembered: {self._database}: {error}", stacklevel=2)
+            warnings.warn(
+                f"Hashes of image files are not remembered: {self._database}: {error}", stacklevel=2
+            )
             self._database = None
             return []
 
@@ -141,8 +142,12 @@ class ImageFiles:
                 return to_rgb(image)
         except UnidentifiedImageError as error:
             raise BadImageError(f"{path} is not an image file.") from error
-        except Exception as error:  # decoders fail in many ways on broken files: RuntimeError, struct.error, …
-            raise BadImageError(f"The image {path} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}.") from error
+        except (
+            Exception
+        ) as error:  # decoders fail in many ways on broken files: RuntimeError, struct.error, …
+            raise BadImageError(
+                f"The image {path} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}."
+            ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -58,7 +58,9 @@ class LinearProbe(Method):
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
         if not coarse or min(coarse) <= 0 or halvings < 0:
-            raise UserError(f"method.coarse={list(coarse)} must hold positive values, halvings={halvings} be 0 or more.")
+            raise UserError(
+                f"method.coarse={list(coarse)} must hold positive values, halvings={halvings} be 0 or more."
+            )
         self.coarse, self.halvings, self.max_iterations = tuple(coarse), halvings, max_iterations
         self.weight = nn.Parameter(torch.zeros(len(classes), clip.dim), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(len(classes)), requires_grad=False)
@@ -71,15 +73,14 @@ class LinearProbe(Method):
         """Fit on the shots for each C and keep the best on val; of equals the strongest regularisation."""
         features, labels = support.image_features.mean(dim=0), support.labels
         tried: dict[float, tuple[int, np.ndarray]] = {}
-        start: np.ndarray | None = None
 
         def correct(exponent: float) -> int:
-            nonlocal start
             inverse = 10.0**exponent
             if inverse not in tried:
-                start = fit_logistic(features, labels, len(self.classes), inverse, start, self.max_iterations)
-                self._load(start)
-                tried[inverse] = int((self.logits(val.image_features[0]).argmax(dim=1) == val.labels).sum()), start
+                solution = fit_logistic(features, labels, len(self.classes), inverse, self.max_iterations)
+                self._load(solution)
+                right = self.logits(val.image_features[0]).argmax(dim=1) == val.labels
+                tried[inverse] = int(right.sum()), solution
             return tried[inverse][0]
 
         choose_exponent(correct, [float(np.log10(c)) for c in self.coarse], self.halvings)
@@ -106,7 +107,7 @@ def choose_exponent(score: Callable[[float], int], coarse: list[float], halvings
 
 
 def fit_logistic(
-    features: Tensor, labels: Tensor, classes: int, inverse: float, start: np.ndarray | None, max_iterations: int = 1000
+    features: Tensor, labels: Tensor, classes: int, inverse: float, max_iterations: int = 1000, tolerance: float = 1e-4
 ) -> np.ndarray:
     """Return the flat minimiser (C · (D + 1),), rows [w, b], of ``inverse · Σ CE + ½ ‖W‖²``, in float64.
 
@@ -115,25 +116,25 @@ def fit_logistic(
         labels: Classes (N,).
         classes: Number C of classes.
         inverse: Inverse regularisation strength.
-        start: Solution to start from (the problem is convex, so it only saves time); None is zero.
         max_iterations: Limit of L-BFGS.
+        tolerance: Largest gradient entry at which it stops, of the objective over ``inverse · N``; the
+            default is scikit-learn's, which CoOp's probe uses.
     """
     x = F.pad(features.detach().double().cpu(), (0, 1), value=1.0)
     target = F.one_hot(labels.cpu(), classes).double()
+    ridge = 1 / (inverse * len(x))
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weight = torch.from_numpy(flat).view(classes, -1)
-        logits = x @ weight.T
-        log_sum = logits.logsumexp(dim=1, keepdim=True)
-        penalised = weight.clone()
-        penalised[:, -1] = 0
-        # Divided by the number of images: L-BFGS stops by absolute gradient size.
-        norm = inverse * len(x)
-        value = (inverse * (log_sum.squeeze(1) - (logits * target).sum(dim=1)).sum() + 0.5 * (penalised**2).sum()) / norm
-        gradient = (inverse * ((logits - log_sum).exp() - target).T @ x + penalised) / norm
+        log_probabilities = (x @ weight.T).log_softmax(dim=1)
+        penalised = F.pad(weight[:, :-1], (0, 1))
+        value = 0.5 * ridge * (penalised**2).sum() - (log_probabilities * target).sum() / len(x)
+        gradient = (log_probabilities.exp() - target).T @ x / len(x) + ridge * penalised
         return float(value), gradient.reshape(-1).numpy()
 
-    first = np.zeros(classes * x.shape[1]) if start is None else start
-    options = {"maxiter": max_iterations, "gtol": 1e-7, "ftol": 64 * np.finfo(float).eps, "maxcor": 20}
-    solution: np.ndarray = minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x
+    # From zero for each value: with a large C on separable shots L-BFGS stops early, and a warm start would
+    # make the solution depend on which values were tried before.
+    start = np.zeros(classes * x.shape[1])
+    options = {"maxiter": max_iterations, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
+    solution: np.ndarray = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
     return solution
