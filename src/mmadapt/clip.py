@@ -65,11 +65,12 @@ class ClipBackbone(nn.Module):
         open_clip.add_model_config(Path(str(_ASSETS)))
         if precision not in DTYPES:
             raise UserError(
-                f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. Use one of {', '.join(DTYPES)}."
+                f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. "
+                f"Use one of {', '.join(DTYPES)}."
             )
         _check(arch, pretrained)
         self.arch, self.pretrained, self.precision, self.name = arch, pretrained, precision, name or arch
-        self.model = _create(arch, pretrained, precision, seed)
+        self.model: Any = _create(arch, pretrained, precision, seed)
         self.model.requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(arch)
         preprocess = open_clip.get_model_preprocess_cfg(self.model)

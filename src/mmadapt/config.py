@@ -61,13 +61,14 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     for key in cfg:
         if key not in TOP_LEVEL:
             raise UserError(
-                f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. Accepted: {', '.join(TOP_LEVEL)}."
+                f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. "
+                f"Accepted: {', '.join(TOP_LEVEL)}."
             )
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
     config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)  # noqa: S101 - for the type checker; a DictConfig becomes a dict
+    assert isinstance(config, dict)
     for key, kind in (("shots", int), ("seed", int), ("tag", str), ("overwrite", bool)):
         value = config[key]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -145,7 +146,8 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
     allowed = _TARGETS + tuple(filter(None, os.environ.get("MMADAPT_TARGETS", "").split(",")))
     if not target.startswith(allowed):
         raise UserError(
-            f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; add a prefix with MMADAPT_TARGETS=package."
+            f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; "
+            "add a prefix with MMADAPT_TARGETS=package."
         )
     accepted = parameters(_locate(target, where))
     if accepted is None:
@@ -154,7 +156,8 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
         if key not in accepted or key in live:
             names = sorted(accepted - live)
             raise UserError(
-                f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. Accepted: {', '.join(names)}."
+                f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. "
+                f"Accepted: {', '.join(names)}."
             )
 
 

@@ -78,7 +78,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     clock.lap("eval_seconds")
     _save_weights(method, run_dir)
     trainable = sum(p.numel() for p in method.trainable_parameters())
-    result = Result(
+    return Result(
         key=key,
         scores={"test": method.final_score},
         selection=selection,
@@ -93,7 +93,6 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
         config=dict(config),
         provenance=provenance(device, started, trainer.world_size),
     )
-    return result
 
 
 def _adapt(method: Method, data: ResidentData, trainer: Trainer, clock: _Clock) -> dict[str, Any]:
@@ -147,12 +146,13 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
         )
     logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(
-        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir, enable_checkpointing=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     if trainer.world_size > 1:
         raise UserError(
-            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet; use one."
+            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet. "
+            "Use trainer.devices=1."
         )
     return trainer
 
