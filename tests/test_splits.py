@@ -127,7 +127,7 @@ def test_val_shots():
 def test_test_images_are_locked():
     data = Data(rows([3, 3]))
     data.setup()
-    with pytest.raises(data_base.TestLockedError):
+    with pytest.raises(data_base.LockedTestError):
         _ = data.test
     data.open_test()
     assert len(data.test) == 6

@@ -187,7 +187,7 @@ def _create(arch: str, pretrained: str | None, precision: str, seed: int) -> Any
         tag = None if pretrained == EMBEDDED else pretrained
         try:
             model: nn.Module = open_clip.create_model(arch, pretrained=tag, precision=precision)
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # unpickling, shapes, network: open_clip wraps none of them
             raise UserError(f"The weights {pretrained!r} of {arch} could not be loaded: {error}") from error
     if pretrained == EMBEDDED:
         from mmadapt.tiny import load_tiny_state

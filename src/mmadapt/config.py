@@ -144,8 +144,9 @@ def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:
         UserError: If the target may not be built or a key is no parameter of it.
     """
     check_keys(node, where, set(live))
-    built = hydra_instantiate(OmegaConf.create(dict(node)), _convert_="all")
-    return built(**live) if node.get("_partial_") else built
+    # Always as a partial: called here, so that the target's own errors arrive as they are.
+    build = hydra_instantiate(OmegaConf.create({**node, "_partial_": True}), _convert_="all")
+    return build(**live)
 
 
 def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()) -> None:  # type: ignore[assignment]

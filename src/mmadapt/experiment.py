@@ -146,7 +146,7 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
         )
     logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(
-        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
+        node, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     if trainer.world_size > 1:
@@ -162,8 +162,8 @@ def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
         return False
     if str(node.get("_target_", "")).endswith("CSVLogger"):
         (run_dir / "metrics.csv").unlink(missing_ok=True)
-        return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir, name="", version="")
-    return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir)
+        return instantiate(node, "logger", save_dir=run_dir, name="", version="")
+    return instantiate(node, "logger", save_dir=run_dir)
 
 
 @lru_cache(maxsize=2)

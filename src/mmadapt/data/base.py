@@ -38,7 +38,7 @@ class ClassSet:
         return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
 
 
-class TestLockedError(RuntimeError):
+class LockedTestError(RuntimeError):
     """Something asked for test images before the final score."""
 
 
@@ -148,10 +148,10 @@ class FewShotData(LightningDataModule, ABC):
         """The test images.
 
         Raises:
-            TestLockedError: Before `open_test`.
+            LockedTestError: Before `open_test`.
         """
         if not self._test_open or self._splits is None:
-            raise TestLockedError(
+            raise LockedTestError(
                 "The test images are locked until the final score: epochs and hyper-parameters are chosen on val."
             )
         return self._splits.test

@@ -50,10 +50,12 @@ def fit_logistic(
     )  # fmt: skip
 
     def objective() -> float:
-        log_probabilities = (z @ solution.T).log_softmax(dim=1)
-        solution.grad = (log_probabilities.exp() - target).T @ z / count + penalty * solution
-        return float(0.5 * (penalty * solution**2).sum() - (log_probabilities * target).sum() / count)
+        at = solution.detach()
+        log_probabilities = (z @ at.T).log_softmax(dim=1)
+        solution.grad = (log_probabilities.exp() - target).T @ z / count + penalty * at
+        return float(0.5 * (penalty * at**2).sum() - (log_probabilities * target).sum() / count)
 
     optimizer.step(objective)
+    solution = solution.detach()
     weight = solution[:, :-1] / curvature @ axes
     return weight, constant * solution[:, -1] - weight @ mean
