@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmadapt.data.shapes_geometry import SHAPES, SURFACES
-from mmadapt.data.shapes_render import STYLES, render
+from mmadapt.data.shapes_render import render
+from mmadapt.data.shapes_scene import STYLES
 from mmadapt.data.shapes_words import (
     COLOUR_NAMES,
     COMBINATIONS,

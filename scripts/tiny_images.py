@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mmadapt.data.shapes_geometry import SHAPES, SURFACES
-from mmadapt.data.shapes_render import Scene, render
+from mmadapt.data.shapes_render import render
+from mmadapt.data.shapes_scene import Scene
 from mmadapt.data.shapes_words import COLOUR_NAMES, COMBINATIONS, SEEN_STYLES, held_out
 from mmadapt.tiny import tiny_config
 

@@ -12,8 +12,9 @@ import torch
 from open_clip.model import CLIP
 
 from mmadapt import tiny
-from mmadapt.data import shapes_worlds
-from mmadapt.data.shapes_render import STYLES, Scene, render
+from mmadapt.data import shapes_specs, shapes_worlds
+from mmadapt.data.shapes_render import render
+from mmadapt.data.shapes_scene import STYLES, Scene
 from mmadapt.data.shapes_words import COMBINATIONS, SEEN_STYLES, caption, caption_words, held_out
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -80,7 +81,7 @@ def test_hold_out_is_a_quarter_and_base_and_new_respect_it():
     assert len(held_out()) == 150
     for axis, size in enumerate((12, 10, 5)):
         assert {c[axis] for c in COMBINATIONS if c not in held_out()} == set(range(size))
-    spec = shapes_worlds.world_spec("shapes")
+    spec = shapes_specs.world_spec("shapes")
     half = len(spec.names) // 2
     kinds = [attributes[:3] for attributes in spec.attributes]
     assert len(set(spec.names)) == 2 * half >= 48
@@ -96,9 +97,9 @@ def test_pretraining_never_shows_held_out_combinations_or_new_styles(pretrain):
         assert {STYLES[row[4]] for row in attributes.tolist()} <= set(SEEN_STYLES)
 
 
-@pytest.mark.parametrize("world", sorted(shapes_worlds.worlds()))
+@pytest.mark.parametrize("world", sorted(shapes_specs.worlds()))
 def test_worlds_are_well_formed(world):
-    spec = shapes_worlds.world_spec(world)
+    spec = shapes_specs.world_spec(world)
     assert len(spec.names) == len(set(spec.names)) == len(spec.attributes)
     words = set(caption_words())
     assert all(set(name.split()) <= words for name in spec.names), "the text tower knows every class name"
@@ -109,7 +110,7 @@ def test_worlds_are_well_formed(world):
 
 
 def test_identities_differ_and_are_stable():
-    identities = {world: shapes_worlds.identity(world) for world in shapes_worlds.worlds()}
+    identities = {world: shapes_worlds.identity(world) for world in shapes_specs.worlds()}
     assert len(set(identities.values())) == len(identities)
     assert identities["shapes"] == shapes_worlds.identity("shapes")
 
