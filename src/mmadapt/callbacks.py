@@ -1,0 +1,53 @@
+"""What accompanies the training of a small adapter: the best state on val, and a progress bar."""
+
+from __future__ import annotations
+
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from mmadapt.progress import ProgressBar
+
+
+class KeepBest(Callback):
+    """Remembers, in memory, the adapter of the epoch with the highest ``val/top1``; the first of equals.
+
+    Attributes:
+        epoch: That epoch, counted from 1.
+        score: Its top-1 on val.
+    """
+
+    def __init__(self) -> None:
+        """Start without a state."""
+        self.epoch, self.score = 0, float("-inf")
+        self._state: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep this epoch's state if it is better than all before."""
+        if trainer.sanity_checking:
+            return
+        score = float(trainer.callback_metrics["val/top1"])
+        if score > self.score:
+            self.epoch, self.score = trainer.current_epoch + 1, score
+            self._state = {key: value.detach().clone() for key, value in pl_module.state_dict().items()}
+
+    def restore(self, module: LightningModule) -> None:
+        """Put the best state back into the module."""
+        if self._state:
+            module.load_state_dict(self._state)
+
+
+class TrainProgress(Callback):
+    """Shows epochs, rate and time left once training lasts longer than two seconds."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._bar = ProgressBar(f"training {type(pl_module).__name__} (epochs)", trainer.max_epochs or 0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch."""
+        self._bar.advance()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the bar off, also after an error."""
+        if hasattr(self, "_bar"):
+            self._bar.close()

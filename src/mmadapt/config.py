@@ -1,0 +1,158 @@
+"""The configuration: where it lies, what it may hold, its fingerprint, and how objects are built from it.
+
+Imports neither torch nor Lightning, so that ``--help`` and ``--cfg job`` stay quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class, get_method
+from hydra.utils import instantiate as hydra_instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mmadapt.errors import UserError, did_you_mean
+
+_PACKAGE = Path(__file__).resolve().parent
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+"""The configuration folder: inside an installed package, at the top of a checkout."""
+
+TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "logger", "paths", "shots", "seed", "tag", "overwrite")
+_IRRELEVANT = ("paths", "logger", "tag", "overwrite")
+_IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
+_HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+_TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
+
+
+def register_resolvers() -> None:
+    """Make ``${basename:…}`` and ``${absolute:…}`` available; harmless when called again."""
+    OmegaConf.register_new_resolver("basename", lambda path: Path(str(path)).expanduser().resolve().name, replace=True)
+    OmegaConf.register_new_resolver("absolute", lambda path: str(Path(str(path)).expanduser().resolve()), replace=True)
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain, resolved containers, after checking keys and scalars.
+
+    Raises:
+        UserError: If a top-level key is unknown, a mandatory value is missing or a scalar makes no sense.
+    """
+    for key in cfg:
+        if key not in TOP_LEVEL:
+            raise UserError(f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. Accepted: {', '.join(TOP_LEVEL)}.")
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
+    config = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(config, dict)  # noqa: S101 - for the type checker; a DictConfig becomes a dict
+    for key, kind in (("shots", int), ("seed", int), ("tag", str), ("overwrite", bool)):
+        value = config[key]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise UserError(f"{key}={value!r} must be {_NAMES[kind]}.")
+    if config["shots"] < 1 or config["seed"] < 0:
+        raise UserError(f"shots={config['shots']} must be 1 or more, seed={config['seed']} 0 or more.")
+    if not config["tag"] or any(part in ("", ".", "..") for part in config["tag"].split("/")):
+        raise UserError(f"tag={config['tag']!r} names a folder below {config['paths']['results']}; use letters, digits, - and _.")
+    return {str(key): value for key, value in config.items()}
+
+
+_NAMES: dict[type, str] = {int: "a whole number", str: "a word", bool: "true or false"}
+
+
+def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, flat, the part of a resolved configuration that can change a number."""
+    kept = {key: value for key, value in config.items() if key not in _IRRELEVANT}
+    flat = flatten(kept)
+    display = [f"trainer.{key}" for key in _IRRELEVANT_TRAINER] + ["trainer.enable_", "data.num_workers"]
+    return {key: value for key, value in flat.items() if not key.startswith(tuple(display))}
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the `relevant` part of a configuration."""
+    return hashlib.sha256(json.dumps(relevant(config), sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return ``key: old → new`` for every relevant key in which two configurations differ."""
+    before, after = relevant(old), relevant(new)
+    missing = "(not set)"
+    return [
+        f"{key}: {before.get(key, missing)} → {after.get(key, missing)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+
+
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one level with dotted keys; lists stay as they are."""
+    if not isinstance(node, Mapping) or (not node and prefix):
+        return {prefix: node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:
+    """Build the object that ``_target_`` names, passing live objects by keyword.
+
+    Args:
+        node: A part of the configuration with ``_target_``.
+        where: Its place in the configuration (``method``), for messages.
+        live: Objects that no YAML can hold.
+
+    Raises:
+        UserError: If the target may not be built or a key is no parameter of it.
+    """
+    check_keys(node, where, set(live))
+    built = hydra_instantiate(OmegaConf.create(dict(node)), _convert_="all")
+    return built(**live) if node.get("_partial_") else built
+
+
+def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    """Compare a node's keys, and those of nodes inside it, with the signature of its target."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            check_keys(value, f"{where}.{key}")
+    if "_target_" not in node:
+        raise UserError(f"{where} has no _target_: it must name the class to build.")
+    target = str(node["_target_"])
+    allowed = _TARGETS + tuple(filter(None, os.environ.get("MMADAPT_TARGETS", "").split(",")))
+    if not target.startswith(allowed):
+        raise UserError(f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; add a prefix with MMADAPT_TARGETS=package.")
+    accepted = parameters(_locate(target, where))
+    if accepted is None:
+        return
+    for key in node.keys() - _HYDRA_KEYS:
+        if key not in accepted or key in live:
+            names = sorted(accepted - live)
+            raise UserError(f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. Accepted: {', '.join(names)}.")
+
+
+def parameters(target: Any) -> set[str] | None:
+    """Return the keyword parameters of a class or function; None if it takes anything.
+
+    ``**kwargs`` of an ``__init__`` stand for the keys of their TypedDict, or for the parameters of the next
+    class that has an ``__init__`` of its own.
+    """
+    functions = [c.__init__ for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+    names: set[str] = set()
+    for function in functions:
+        signature = inspect.signature(function)
+        kinds = {p.kind for p in signature.parameters.values()}
+        names |= {n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            return names - {"self"}
+    return None
+
+
+def _locate(target: str, where: str) -> Any:
+    try:
+        return get_class(target) if target.rsplit(".", 1)[-1][:1].isupper() else get_method(target)
+    except Exception as error:
+        raise UserError(f"{where}._target_={target} cannot be imported: {error}") from error

@@ -1,0 +1,158 @@
+"""The LightningDataModule behind every data set: splits, shots, class names, and a lock on the test images."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lightning import LightningDataModule
+
+from mmadapt.data.images import ImageSet
+from mmadapt.data.splits import Draw, Splits, Subset, draw, subset_classes
+from mmadapt.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """What is known of the classes before any image is read.
+
+    Attributes:
+        names: One name for each class, in label order.
+        templates: Prompts with ``{}`` in place of the name; several are averaged to one text feature.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def prompts(self) -> list[list[str]]:
+        """Return the prompts of each class, (C, T); underscores in names become spaces, as in CoOp."""
+        return [[t.format(name.replace("_", " ")) for t in self.templates] for name in self.names]
+
+
+class TestLockedError(RuntimeError):
+    """Something asked for test images before the final score."""
+
+
+class FewShotData(LightningDataModule, ABC):
+    """A data set, k shots of it, and its classes. A data set class writes `read_splits` only.
+
+    Attributes:
+        classes: Names and templates of the classes in use; available after `setup`.
+        train: The k-shot training images.
+        val: The validation images, ``min(shots, 4)`` of each class unless told otherwise.
+    """
+
+    classes: ClassSet
+    train: ImageSet
+    val: ImageSet
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        shots: int,
+        split_seed: int,
+        templates: Sequence[str] = ("a photo of a {}.",),
+        subset: Subset = "all",
+        val_shots: int | None = None,
+        on_bad_image: Literal["error", "skip"] = "error",
+        num_workers: int | None = None,
+    ) -> None:
+        """Remember what to draw; nothing is read before `setup`.
+
+        Args:
+            name: Name of the data set in folders and tables.
+            shots: Training images per class.
+            split_seed: Seed of the draw; the training seed by default.
+            templates: Prompts with ``{}`` in place of the class name.
+            subset: All classes, or the base or the new half of them.
+            val_shots: Validation images per class; None means ``min(shots, 4)``.
+            on_bad_image: Stop at an image that cannot be decoded, or leave it out, counted and reported.
+            num_workers: Processes that decode images; None chooses by the number of images and cores.
+
+        Raises:
+            UserError: If a value makes no sense.
+        """
+        super().__init__()
+        for key, value, least in (("shots", shots, 1), ("data.val_shots", 1 if val_shots is None else val_shots, 1)):
+            if value < least:
+                raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
+        if on_bad_image not in ("error", "skip"):
+            raise UserError(f"data.on_bad_image={on_bad_image!r} is unknown. Use error or skip.")
+        for template in [templates] if isinstance(templates, str) else templates:
+            if template.count("{}") != 1:
+                raise UserError(f"The template {template!r} must hold {{}} once, where the class name goes.")
+        self.name, self.shots, self.split_seed, self.subset = name, shots, split_seed, subset
+        self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        self.val_shots = min(shots, 4) if val_shots is None else val_shots
+        self.on_bad_image, self.num_workers = on_bad_image, num_workers
+        self._splits: Splits | None = None
+        self._test_open = False
+
+    @abstractmethod
+    def read_splits(self) -> Splits:
+        """Return class names and all images of train, val and test.
+
+        Raises:
+            DataNotFoundError: If the data set is not where it was looked for.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the splits, draw the shots, keep the wanted half of the classes. Runs on every rank, once."""
+        if self._splits is not None:
+            return
+        splits = self.read_splits()
+        kept = subset_classes(len(splits.class_names), self.subset)
+        self.drawn: Draw = draw(splits, self.shots, self.val_shots, self.split_seed)
+        # Drawn over all classes first, then filtered: the base images are a part of the whole draw (CoCoOp).
+        self.train = splits.train.select(self.drawn.train).keep_classes(kept)
+        self.val = splits.val.select(self.drawn.val).keep_classes(kept)
+        self.classes = ClassSet(splits.class_names[kept.start : kept.stop], self.templates)
+        self._splits = Splits(self.classes.names, self.train, self.val, splits.test.keep_classes(kept))
+        self.short_classes = self._short(self.train)
+        if self.short_classes:
+            listed = ", ".join(f"{name} ({count})" for name, count in list(self.short_classes.items())[:5])
+            log.warning(
+                "%d of %d classes have fewer than %d training images, all of them are used: %s%s",
+                len(self.short_classes), len(self.classes), self.shots, listed, ", …" if len(self.short_classes) > 5 else "",
+            )  # fmt: skip
+
+    def _short(self, images: ImageSet) -> dict[str, int]:
+        counts = Counter(images.labels.tolist())
+        return {name: counts[i] for i, name in enumerate(self.classes.names) if counts[i] < self.shots}
+
+    def open_test(self) -> None:
+        """Unlock the test images. Called once per run, when nothing is left to be chosen."""
+        self._test_open = True
+
+    @property
+    def test(self) -> ImageSet:
+        """The test images.
+
+        Raises:
+            TestLockedError: Before `open_test`.
+        """
+        if not self._test_open or self._splits is None:
+            raise TestLockedError(
+                "The test images are locked until the final score: epochs and hyper-parameters are chosen on val."
+            )
+        return self._splits.test
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the result file says about the data."""
+        return {
+            "draw_sha256": self.drawn.sha256,
+            "classes": len(self.classes),
+            "train": len(self.train),
+            "val": len(self.val),
+            "short_classes": self.short_classes,
+        }

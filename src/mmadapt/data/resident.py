@@ -1,0 +1,110 @@
+"""Batches of cached features held in memory: no worker processes, no item loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from mmadapt.data.base import FewShotData
+from mmadapt.features import FeatureEncoder, FeatureSet, Views, encode_split
+
+EVAL_BATCH = 8192
+
+
+class EpochLoader:
+    """A data loader whose one item is a whole epoch, an iterator over shuffled batches.
+
+    In epoch e image i shows view ``(start_i + e) mod V``: every view is used equally often, as fresh
+    augmentation would use them, and the order depends on seed and epoch alone.
+    """
+
+    def __init__(self, features: FeatureSet, batch_size: int, seed: int) -> None:
+        """Hold the features (V, N, D) and labels (N,)."""
+        self.features, self.batch_size, self.seed, self.epoch = features, batch_size, seed, 0
+        self.steps_per_epoch = -(-len(features.labels) // batch_size)
+        views, count = features.image_features.shape[:2]
+        self._start = torch.randint(views, (count,), generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        yield self._batches(epoch)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        features, labels = self.features
+        views, count = features.shape[:2]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(count, generator=generator)
+        view = ((self._start + epoch) % views)[order].to(features.device)
+        order = order.to(features.device)
+        for rows, chosen in zip(order.split(self.batch_size), view.split(self.batch_size), strict=True):
+            yield features[chosen, rows], labels[rows]
+
+
+class ResidentData(LightningDataModule):
+    """The features of a data set's shots and, once it is unlocked, of its test images.
+
+    Attributes:
+        support: Training features (V, N, D), in the order of the draw.
+        val: Validation features (1, N, D).
+        skipped: Images left out because they cannot be decoded, by split.
+    """
+
+    support: FeatureSet
+    val: FeatureSet
+
+    def __init__(
+        self, data: FewShotData, encoder: FeatureEncoder, views: Views, *, batch_size: int, seed: int,
+        validate: bool, device: torch.device,
+    ) -> None:  # fmt: skip
+        """Bind data set, encoder and the views that the method wants.
+
+        Args:
+            data: The data set, after its `setup`.
+            encoder: Encodes what the store lacks.
+            views: Views of each training image.
+            batch_size: Images per training step.
+            seed: Seed of the batch order.
+            validate: Whether training is interrupted for validation each epoch.
+            device: Where the features are held.
+        """
+        super().__init__()
+        self.data, self.encoder, self.views, self.batch_size, self.seed = data, encoder, views, batch_size, seed
+        self.validate, self.device = validate, device
+        self.skipped: dict[str, int] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Encode the training and validation images."""
+        if not hasattr(self, "support"):
+            self.support = self._encode("train", self.views)
+            self.val = self._encode("val")
+
+    def train_dataloader(self) -> EpochLoader:
+        """Return the loader of whole epochs."""
+        return EpochLoader(self.support, self.batch_size, self.seed)
+
+    def val_dataloader(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the validation batches; none if no epoch is chosen by them."""
+        return _batches(self.val) if self.validate else []
+
+    def test_dataloader(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the test batches.
+
+        Raises:
+            TestLockedError: Before the data set's `open_test`.
+        """
+        return _batches(self._encode("test"))
+
+    def _encode(self, kind: str, views: Views = Views()) -> FeatureSet:
+        images = getattr(self.data, kind)
+        features, self.skipped[kind] = encode_split(self.encoder, self.data, images, kind, views)
+        return FeatureSet(features.image_features.to(self.device), features.labels.to(self.device))
+
+
+def _batches(features: FeatureSet) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(features.image_features[0].split(EVAL_BATCH), features.labels.split(EVAL_BATCH), strict=True))

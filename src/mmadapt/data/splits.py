@@ -1,0 +1,82 @@
+"""Which images a run sees: train, val and test, the draw of k shots, base and new classes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mmadapt.data.images import ImageSet
+from mmadapt.errors import UserError, did_you_mean
+
+Subset = Literal["all", "base", "new"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The whole data set.
+
+    Attributes:
+        class_names: Name of each class, in label order.
+        train: Images the shots are drawn from.
+        val: Images the validation shots are drawn from.
+        test: Images of the final score.
+    """
+
+    class_names: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The images of one run.
+
+    Attributes:
+        train: Positions in the train split.
+        val: Positions in the val split.
+        sha256: Hash of the names and labels of the drawn images, in order.
+    """
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    sha256: str
+
+
+def draw(splits: Splits, shots: int, val_shots: int, seed: int) -> Draw:
+    """Draw the shots of every class as CoOp does (arXiv 2109.01134): train first, then val, one generator.
+
+    Classes come in the order of their first image; a class with fewer images gives all of them. The generator
+    is private, so nothing that ran before can move the draw, and equal to CoOp's for seeds of 1 and more.
+    """
+    generator = random.Random(seed)
+    train = _sample(splits.train.labels.tolist(), shots, generator)
+    val = _sample(splits.val.labels.tolist(), val_shots, generator)
+    digest = hashlib.sha256()
+    for images in (splits.train.select(train), splits.val.select(val)):
+        for name, label in zip(images.names(), images.labels.tolist(), strict=True):
+            digest.update(f"{label}\t{name}\n".encode())
+        digest.update(b"--\n")
+    return Draw(tuple(train), tuple(val), digest.hexdigest())
+
+
+def _sample(labels: Sequence[int], shots: int, generator: random.Random) -> list[int]:
+    by_class: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        by_class.setdefault(label, []).append(position)
+    drawn: list[int] = []
+    for positions in by_class.values():
+        drawn += generator.sample(positions, shots) if len(positions) >= shots else positions
+    return drawn
+
+
+def subset_classes(classes: int, subset: str) -> range:
+    """Return the labels of all, base or new classes; base is the first half, the larger one if odd."""
+    half = (classes + 1) // 2
+    ranges = {"all": range(classes), "base": range(half), "new": range(half, classes)}
+    if subset not in ranges:
+        raise UserError(f"data.subset={subset!r} is unknown{did_you_mean(subset, ranges)}. Use all, base or new.")
+    return ranges[subset]

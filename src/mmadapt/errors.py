@@ -1,0 +1,20 @@
+"""Errors that a user can act on: what was wrong, where we looked, what to type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in the input; shown as one message without a traceback, exit code 1."""
+
+
+class DataNotFoundError(UserError, FileNotFoundError):
+    """A data set or a file of it is not where it was looked for."""
+
+
+def did_you_mean(word: str, accepted: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest accepted word, or an empty string."""
+    close = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

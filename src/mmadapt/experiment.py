@@ -1,0 +1,170 @@
+"""One run from a resolved configuration: build, adapt, train, choose on val, score once on test."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer, seed_everything
+from safetensors.torch import save_file
+
+from mmadapt.callbacks import KeepBest, TrainProgress
+from mmadapt.clip import ClipBackbone
+from mmadapt.config import fingerprint, instantiate
+from mmadapt.data.base import FewShotData
+from mmadapt.data.resident import ResidentData
+from mmadapt.errors import UserError
+from mmadapt.features import FeatureEncoder, open_store
+from mmadapt.methods.base import Method
+from mmadapt.provenance import peak_memory_mib, provenance
+from mmadapt.results import Result, RunKey
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "adapter.safetensors"
+_LIVE_TRAINER = ("callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary", "use_distributed_sampler")
+
+
+def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
+    """Run one experiment and return its result; the adapter's weights are written to ``run_dir``.
+
+    Args:
+        config: Resolved configuration, as `mmadapt.config.resolve` returns it.
+        key: Identity of the run.
+        run_dir: Folder of the run.
+
+    Raises:
+        UserError: If the configuration or the data cannot be used as they are.
+    """
+    started, clock = time.time(), _Clock()
+    _quiet()
+    seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_float32_matmul_precision("highest")
+    data: FewShotData = instantiate(config["data"], "data")
+    trainer = _trainer(config, run_dir)
+    device = trainer.strategy.root_device
+    data.prepare_data()
+    data.setup("fit")
+    clip = _backbone(json.dumps(config["clip"], sort_keys=True)).to(device)
+    encoder = FeatureEncoder(clip, open_store(Path(config["paths"]["features"])))
+    method: Method = instantiate(
+        config["method"], "method", clip=clip, classes=data.classes, text_features=encoder.text_features(data.classes)
+    ).to(device)
+    resident = ResidentData(
+        data, encoder, method.view_spec, batch_size=method.batch_size, seed=config["seed"],
+        validate=method.selection == "best_val", device=device,
+    )  # fmt: skip
+    resident.setup("fit")
+    clock.lap("encode_seconds")
+    method.adapt(resident.support, resident.val)
+    clock.lap("adapt_seconds")
+    keep_best = _fit(trainer, method, resident)
+    clock.lap("train_seconds")
+    method.search(resident.val)
+    clock.lap("search_seconds")
+    selection = {"rule": method.selection, "epoch": trainer.current_epoch, "tuned": dict(method.tuned)}
+    if keep_best is not None:
+        selection |= {"epoch": keep_best.epoch, "val_top1": keep_best.score}
+    data.open_test()  # from here on nothing is chosen any more
+    trainer.test(method, datamodule=_TestOnly(resident), verbose=False)
+    clock.lap("eval_seconds")
+    _save_weights(method, run_dir)
+    trainable = sum(p.numel() for p in method.trainable_parameters())
+    result = Result(
+        key=key,
+        scores={"test": method.final_score},
+        selection=selection,
+        data={**data.describe(), "test": method.final_score.total, "skipped": resident.skipped},
+        cost={"trainable_params": trainable, **clock.seconds, "encoded": encoder.encoded, "peak_memory_mib": peak_memory_mib(device)},
+        fingerprint=fingerprint(config),
+        config=dict(config),
+        provenance=provenance(device, started, trainer.world_size),
+    )
+    return result
+
+
+def _fit(trainer: Trainer, method: Method, data: LightningDataModule) -> KeepBest | None:
+    if not trainer.max_epochs:
+        return None
+    keep_best = KeepBest() if method.selection == "best_val" else None
+    trainer.callbacks += [TrainProgress(), *([keep_best] if keep_best else [])]  # type: ignore[attr-defined]
+    trainer.fit(method, datamodule=data)
+    if keep_best is not None:
+        keep_best.restore(method)
+    return keep_best
+
+
+class _TestOnly(LightningDataModule):
+    """Hands the unlocked test batches to ``Trainer.test`` and nothing else."""
+
+    def __init__(self, data: ResidentData) -> None:
+        super().__init__()
+        self._data = data
+
+    def test_dataloader(self) -> Any:
+        return self._data.test_dataloader()
+
+
+def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
+    node = dict(config["trainer"])
+    for key in _LIVE_TRAINER:
+        if key in node:
+            raise UserError(f"trainer.{key} is set by mmadapt itself; remove it.")
+    if node.get("max_steps", -1) != -1 or node.get("max_time") is not None:
+        raise UserError("trainer.max_steps and max_time do not apply: one Lightning step is one epoch here. Use method.epochs.")
+    logger = _logger(config["logger"], run_dir)
+    trainer: Trainer = instantiate(
+        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir, enable_checkpointing=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+    if trainer.world_size > 1:
+        raise UserError(f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet; use one.")
+    return trainer
+
+
+def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
+    if not node:
+        return False
+    if str(node.get("_target_", "")).endswith("CSVLogger"):
+        (run_dir / "metrics.csv").unlink(missing_ok=True)
+        return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir, name="", version="")
+    return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir)
+
+
+@lru_cache(maxsize=2)
+def _backbone(node: str) -> ClipBackbone:
+    """Build a backbone once for all runs of a process."""
+    backbone: ClipBackbone = instantiate(json.loads(node), "clip")
+    return backbone
+
+
+def _save_weights(method: Method, run_dir: Path) -> None:
+    state = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
+    temporary = run_dir / f".{WEIGHTS_FILE}.tmp"
+    save_file(state, temporary, {"method": type(method).__name__})
+    temporary.replace(run_dir / WEIGHTS_FILE)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 4)
+        self._last = now
+
+
+def _quiet() -> None:
+    """Keep Lightning's hints about devices and loaders out of a sweep's output."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")

@@ -1,0 +1,62 @@
+"""Turns what Hydra refuses into a message that says what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmadapt.config import CONF_DIR
+from mmadapt.errors import did_you_mean
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """Return the message for an error of composition; other errors speak for themselves."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if group:
+            return f"{group}={option} does not exist{did_you_mean(option, error.options)}. Choose from: {', '.join(error.options)}."
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _unknown_key(arguments) or str(error)
+    return str(error)
+
+
+def _unknown_key(arguments: Sequence[str]) -> str:
+    """Name the first override whose key the configuration does not have."""
+    written = [a for a in arguments if "=" in a and not a.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(written)
+        groups = [line for line, o in zip(written, overrides, strict=True) if _is_group(o) and not o.is_sweep_override()]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose("config", overrides=groups)
+    except (HydraException, OmegaConfBaseException):
+        return ""
+    for override in overrides:
+        key = override.key_or_group
+        if _is_group(override) or override.is_add() or key.startswith("hydra."):
+            continue
+        parent, _, leaf = key.rpartition(".")
+        node: Any = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig):
+            return f"{key} cannot be set: {parent} holds no keys."
+        if leaf not in node:
+            names = [str(name) for name in node]
+            owner = _owner(node, parent)
+            return f"{key} is not a parameter of {owner}{did_you_mean(leaf, names)}. Accepted: {', '.join(n for n in names if not n.startswith('_'))}."
+    return ""
+
+
+def _is_group(override: Any) -> bool:
+    return (CONF_DIR / str(override.key_or_group)).is_dir() or str(override.key_or_group).startswith("hydra/")
+
+
+def _owner(node: DictConfig, parent: str) -> str:
+    target = OmegaConf.select(node, "_target_")
+    return str(target).rsplit(".", 1)[-1] if target else (parent or "the configuration")

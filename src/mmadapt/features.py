@@ -1,0 +1,217 @@
+"""Features of the frozen towers: encoded once, kept on disk, shared by all methods, shots and seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from mmadapt.clip import ClipBackbone
+from mmadapt.data.base import ClassSet, FewShotData
+from mmadapt.data.images import BadImageError, FileHashes, ImageSet
+from mmadapt.progress import ProgressBar
+from mmadapt.store import FeatureStore
+
+log = logging.getLogger(__name__)
+
+BATCH = 128
+"""Images per call of the tower. Fixed, the last batch padded: a row must not depend on its neighbours."""
+_SHARD = 4096
+_IMAGES_PER_WORKER = 256
+
+
+class FeatureSet(NamedTuple):
+    """Features of labelled images.
+
+    Attributes:
+        image_features: Raw features (V, N, D) of V views of N images; V = 1 without augmentation.
+        labels: Classes (N,).
+    """
+
+    image_features: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of each training image a method sees.
+
+    Attributes:
+        count: Number of augmented views; 0 means the one test-time view.
+        crop_scale: Range of the random crop's area as a share of the image.
+    """
+
+    count: int = 0
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+
+
+class FeatureEncoder:
+    """Encodes images and prompts with one backbone, through the store.
+
+    Attributes:
+        encoded: Number of images and prompts that really went through a tower, not through the store.
+    """
+
+    def __init__(self, clip: ClipBackbone, store: FeatureStore) -> None:
+        """Bind the backbone and the store."""
+        self.clip, self.store, self.encoded = clip, store, 0
+        self._hashes = FileHashes(store.root)
+
+    def image_features(self, images: ImageSet, views: Views = Views(), *, workers: int | None = None,
+                       skip_bad: bool = False, label: str = "images") -> FeatureSet:  # fmt: skip
+        """Return raw features of all images, every view of each.
+
+        View v of an image is drawn from a generator keyed by (image content, v), so it is the same for every
+        method, number of shots and seed. Rows of undecodable images are NaN if ``skip_bad``.
+
+        Raises:
+            BadImageError: If an image cannot be decoded and ``skip_bad`` is False.
+        """
+        space = self._space("image", transform=dict(self.clip.transform.spec))
+        if views.count:
+            space["crop_scale"] = [float(bound) for bound in views.crop_scale]
+        count, size = max(views.count, 1), len(images)
+        identities = [self._identity(images, i, skip_bad) for i in range(size)]
+        self._hashes.save()
+        keys = [f"{identity}/{view}" for identity in identities for view in range(count)]
+        dataset = _Views(images, self.clip.transform, views, identities)
+
+        def compute(missing: Sequence[int]) -> Iterator[Tensor]:
+            tensors = _load(dataset, [divmod(i, count) for i in missing], workers)
+            return self._encode(tensors, len(missing), f"encoding {label} with {self.clip.name}")
+
+        rows = self.store.fetch(space, keys, compute)
+        rows = rows.view(size, count, -1)
+        bad = torch.isnan(rows[:, :, 0]).any(dim=1).nonzero().flatten().tolist()
+        if bad and not skip_bad:
+            images.source.load(images.indices[bad[0]])  # raises, unless the tower itself overflowed
+            name = images.source.name(images.indices[bad[0]])
+            raise BadImageError(f"The features of {name} are not finite in {self.clip.precision}. Use clip.precision=bf16.")
+        return FeatureSet(rows.transpose(0, 1).contiguous(), images.labels)
+
+    def text_features(self, classes: ClassSet) -> Tensor:
+        """Return one unit text feature per class, (C, D).
+
+        Templates are averaged as in CLIP and Tip-Adapter: normalise each, average, normalise.
+        """
+        prompts = classes.prompts()
+        flat = [prompt for row in prompts for prompt in row]
+
+        def compute(missing: Sequence[int]) -> Iterator[Tensor]:
+            return self._encode_text([flat[i] for i in missing])
+
+        rows = self.store.fetch(self._space("text"), flat, compute)
+        each = F.normalize(rows, dim=-1).view(len(prompts), -1, rows.shape[-1])
+        return F.normalize(each.mean(dim=1), dim=-1)
+
+    def _space(self, kind: str, **more: Any) -> dict[str, Any]:
+        clip = self.clip
+        # CPU and GPU kernels round differently: one store row must not mix them.
+        return {"kind": kind, "arch": clip.arch, "weights": clip.weights_hash, "precision": clip.precision,
+                "device": clip.device.type, **more}  # fmt: skip
+
+    def _identity(self, images: ImageSet, position: int, skip_bad: bool) -> str:
+        index = images.indices[position]
+        try:
+            return images.source.identity(index, self._hashes)
+        except BadImageError:
+            if not skip_bad:
+                raise
+            return f"unreadable {images.source.name(index)}"
+
+    @torch.no_grad()
+    def _encode(self, batches: Iterator[tuple[Tensor, Tensor]], total: int, label: str) -> Iterator[Tensor]:
+        bar, chunk = ProgressBar(label, total), []
+        try:
+            for images, good in batches:
+                padded = images if len(images) == BATCH else F.pad(images, (0,) * 7 + (BATCH - len(images),))
+                rows = self.clip.encode_image(padded)[: len(images)]
+                rows[~good.to(rows.device)] = torch.nan
+                chunk.append(rows.cpu())
+                bar.advance(len(images))
+                self.encoded += len(images)
+                if sum(map(len, chunk)) >= _SHARD:
+                    yield torch.cat(chunk)
+                    chunk = []
+            if chunk:
+                yield torch.cat(chunk)
+        finally:
+            bar.close()
+
+    @torch.no_grad()
+    def _encode_text(self, prompts: Sequence[str]) -> Iterator[Tensor]:
+        bar = ProgressBar(f"encoding prompts with {self.clip.name}", len(prompts))
+        tokens = self.clip.tokenize(prompts)
+        try:
+            for batch in tokens.split(BATCH):
+                padded = F.pad(batch, (0, 0, 0, BATCH - len(batch)))
+                padded[len(batch) :] = batch[0]
+                yield self.clip.encode_text(padded)[: len(batch)]
+                bar.advance(len(batch))
+                self.encoded += len(batch)
+        finally:
+            bar.close()
+
+
+class _Views(Dataset[tuple[Tensor, bool]]):
+    """Decoded and transformed views; item (i, v) is view v of image i, and whether it could be decoded."""
+
+    def __init__(self, images: ImageSet, transform: Any, views: Views, identities: Sequence[str]) -> None:
+        self.images, self.transform, self.views, self.identities = images, transform, views, identities
+        self._last: tuple[int, Any] = (-1, None)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, bool]:
+        position, view = item
+        if self._last[0] != position:  # the views of an image follow each other: decode once
+            try:
+                self._last = (position, self.images.source.load(self.images.indices[position]))
+            except BadImageError:
+                self._last = (position, None)
+        image = self._last[1]
+        if image is None:
+            return torch.zeros(3, *self.transform.size), False
+        if not self.views.count:
+            return self.transform(image), True
+        seed = hashlib.blake2b(f"{self.identities[position]}/{view}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
+        return self.transform.view(image, generator, self.views.crop_scale), True
+
+
+def _load(dataset: _Views, items: list[tuple[int, int]], workers: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    if workers is None:
+        workers = min(8, (os.cpu_count() or 1) - 1, len(items) // _IMAGES_PER_WORKER)
+    yield from DataLoader(dataset, batch_size=BATCH, sampler=items, num_workers=workers)  # type: ignore[arg-type]
+
+
+def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, int]:
+    """Leave out images that could not be decoded; say how many and name the first five."""
+    bad = torch.isnan(features.image_features[:, :, 0]).any(dim=0)
+    count = int(bad.sum())
+    if not count:
+        return features, 0
+    names = [images.source.name(images.indices[i]) for i in bad.nonzero().flatten().tolist()]
+    log.warning("%d %s images cannot be decoded and are left out: %s%s", count, kind, ", ".join(names[:5]), ", …" if count > 5 else "")
+    return FeatureSet(features.image_features[:, ~bad], features.labels[~bad]), count
+
+
+@lru_cache(maxsize=8)
+def open_store(root: Path) -> FeatureStore:
+    """Return this process's one store below ``root``."""
+    return FeatureStore(root)
+
+
+def encode_split(encoder: FeatureEncoder, data: FewShotData, images: ImageSet, kind: str, views: Views = Views()) -> tuple[FeatureSet, int]:
+    """Encode a split of a data set under its rules for workers and bad images."""
+    skip = data.on_bad_image == "skip"
+    features = encoder.image_features(images, views, workers=data.num_workers, skip_bad=skip, label=f"{data.name} {kind}")
+    return without_bad(features, images, kind)

@@ -1,0 +1,204 @@
+"""What every method shares: the frozen backbone, training on cached features, selection on val, scoring."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mmadapt.clip import ClipBackbone
+from mmadapt.data.base import ClassSet
+from mmadapt.errors import UserError
+from mmadapt.features import FeatureSet, Views
+from mmadapt.methods.recipe import Selection, check_recipe
+from mmadapt.metrics import Scorer
+from mmadapt.optim import Cosine
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, 3, H, W) or raw image features (B, D), and their labels (B,)."""
+
+
+class Method(LightningModule, ABC):
+    """A way to adapt CLIP to a few shots. A method writes `logits`, and what it needs of the other hooks.
+
+    Order of the hooks in a run: `adapt` with the shots, training epochs over `loss`, `search` on val, the
+    final score. None of them ever sees a test image.
+
+    Attributes:
+        clip: The frozen backbone.
+        classes: Names and templates of the classes.
+        text_features: One unit text feature per class, (C, D).
+        tuned: Hyper-parameters chosen on val, stored with the result.
+    """
+
+    text_features: Tensor
+
+    def __init__(
+        self,
+        clip: ClipBackbone,
+        classes: ClassSet,
+        *,
+        text_features: Tensor | None = None,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer] = partial(torch.optim.AdamW, lr=1e-3),
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = Cosine,
+        schedule_by: Literal["epoch", "step"] = "step",
+        epochs: int = 0,
+        batch_size: int = 256,
+        selection: Selection = "last",
+        views: int = 0,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+    ) -> None:
+        """Bind the backbone and the recipe (see `Recipe`).
+
+        Args:
+            clip: The frozen backbone.
+            classes: Names and templates of the C classes.
+            text_features: Unit text features (C, D) if they were encoded before; else encoded here.
+            optimizer: See `Recipe`, also for the others.
+            scheduler: See `Recipe`.
+            schedule_by: See `Recipe`.
+            epochs: See `Recipe`.
+            batch_size: See `Recipe`.
+            selection: See `Recipe`.
+            views: See `Recipe`.
+            crop_scale: See `Recipe`.
+
+        Raises:
+            UserError: If a value of the recipe makes no sense.
+        """
+        super().__init__()
+        check_recipe(epochs, batch_size, selection, schedule_by, views, crop_scale)
+        self.automatic_optimization = False  # one Lightning step is one epoch of resident features
+        self.strict_loading = False
+        self.clip, self.classes = clip, classes
+        self.optimizer, self.scheduler, self.schedule_by = optimizer, scheduler, schedule_by
+        self.epochs, self.batch_size, self.selection = epochs, batch_size, selection
+        self.view_spec = Views(views, (float(crop_scale[0]), float(crop_scale[1])))
+        self.tuned: dict[str, float] = {}
+        self.scorer = Scorer(len(classes))
+        if text_features is None:
+            text_features = class_text_features(clip, classes)
+        self.register_buffer("text_features", text_features.clone(), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return class logits (B, C) of images (B, 3, H, W) or of raw image features (B, D)."""
+        features = self.clip.encode_image(inputs) if inputs.ndim == 4 else inputs
+        return self.logits(features)
+
+    @abstractmethod
+    def logits(self, image_features: Tensor) -> Tensor:
+        """Return class logits (B, C) of raw, not normalised image features (B, D)."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the training loss of a batch: cross-entropy unless the method says otherwise."""
+        inputs, labels = batch
+        return F.cross_entropy(self(inputs), labels)
+
+    def adapt(self, support: FeatureSet, val: FeatureSet) -> None:
+        """Use the shots before training: build a cache, solve a closed form. Same order on every rank."""
+
+    def search(self, val: FeatureSet) -> None:
+        """Choose hyper-parameters on the validation images after training; note them in `tuned`."""
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the method's own parameters, in a fixed order."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    # --- Lightning -------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        """Build the optimiser over the method's own parameters; `training_step` steps the scheduler itself."""
+        parameters = self.trainable_parameters()
+        if not parameters:
+            raise UserError(f"{type(self).__name__} has nothing to train; use method.epochs=0.")
+        return self.optimizer(parameters)
+
+    def on_train_start(self) -> None:
+        """Build the scheduler, now that the number of epochs and batches is known."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        total = self.trainer.max_epochs or 0
+        if self.schedule_by == "step":
+            total *= self.trainer.train_dataloader.steps_per_epoch  # type: ignore[union-attr]
+        self._schedule = self.scheduler(optimizer, total) if self.scheduler else None  # type: ignore[arg-type]
+
+    def training_step(self, epoch: Iterable[Batch], batch_idx: int) -> None:
+        """Run one epoch of resident batches; Lightning's own cost is then paid per epoch, not per step."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        losses = []
+        for batch in epoch:
+            loss = self.loss(batch)
+            optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()  # type: ignore[union-attr]
+            losses.append(loss.detach())
+            if self._schedule is not None and self.schedule_by == "step":
+                self._schedule.step()
+        if self._schedule is not None and self.schedule_by == "epoch":
+            self._schedule.step()
+        mean = torch.stack(losses).mean()
+        if not torch.isfinite(mean):
+            raise UserError(f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. Lower method.optimizer.lr.")
+        self.log("train/loss", mean)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count what is right on val."""
+        self.scorer.update(self(batch[0]), batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses."""
+        self._log_scores("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score test images."""
+        self.scorer.update(self(batch[0]), batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        """Log the final scores and leave them in `final_score`."""
+        self.final_score = self.scorer.compute()
+        self._log_scores("test")
+
+    def _log_scores(self, prefix: str) -> None:
+        score = self.scorer.compute()
+        self.log_dict({f"{prefix}/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")})
+        self.scorer.reset()
+
+    # --- Weights ---------------------------------------------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Return the method's own tensors; the frozen CLIP (600 MB for ViT-B/16) is never stored."""
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "") + "clip."
+        return {key: value for key, value in state.items() if not key.startswith(prefix)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load the method's own tensors.
+
+        Raises:
+            UserError: If ``strict`` and a tensor of the method is missing or unknown.
+        """
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in result.missing_keys if not key.startswith("clip.")]
+        if strict and (missing or result.unexpected_keys):
+            raise UserError(f"These weights are not of {type(self).__name__} with this configuration: missing {missing}, unknown {result.unexpected_keys}.")
+        return result
+
+
+@torch.no_grad()
+def class_text_features(clip: ClipBackbone, classes: ClassSet) -> Tensor:
+    """Return one unit text feature per class, (C, D): normalise each prompt's, average, normalise."""
+    prompts = classes.prompts()
+    each = clip.encode_text([prompt for row in prompts for prompt in row], normalize=True)
+    return F.normalize(each.view(len(prompts), -1, each.shape[-1]).mean(dim=1), dim=-1)
+
+
+def scale_of(clip: ClipBackbone, logit_scale: float | None) -> float:
+    """Return the factor of the cosine: a paper's constant if given, else the model's own exp(logit_scale)."""
+    return float(clip.logit_scale.exp()) if logit_scale is None else float(logit_scale)

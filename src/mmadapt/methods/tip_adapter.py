@@ -1,0 +1,119 @@
+"""Tip-Adapter (arXiv 2111.03930): a key-value cache of the shots beside zero-shot CLIP, training-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmadapt.clip import ClipBackbone
+from mmadapt.data.base import ClassSet
+from mmadapt.errors import UserError
+from mmadapt.features import FeatureSet
+from mmadapt.methods.base import Method, scale_of
+from mmadapt.methods.cache_search import class_affinities, search_alpha_beta
+from mmadapt.methods.recipe import Recipe
+
+
+class TipAdapter(Method):
+    """``logits = s · n(f) · Tᵀ + α · exp(−β (1 − n(f) · keysᵀ)) · values``.
+
+    Keys: the raw features of each shot averaged over its views, normalised once. Values: one-hot labels. The
+    residual ratio α and the sharpness β are searched on val; the released code searches ImageNet's on test.
+
+    Attributes:
+        cache_keys: Unit features of the shots, (N, D).
+        cache_labels: Their classes, (N,).
+    """
+
+    trains_keys: ClassVar[bool] = False
+    cache_labels: Tensor
+    alpha: Tensor
+    beta: Tensor
+
+    def __init__(
+        self,
+        clip: ClipBackbone,
+        classes: ClassSet,
+        *,
+        alpha: float = 1.0,
+        beta: float = 5.5,
+        search_scale: Sequence[float] | None = (7.0, 3.0),
+        search_step: Sequence[int] = (200, 20),
+        logit_scale: float | None = None,
+        text_features: Tensor | None = None,
+        **recipe: Unpack[Recipe],
+    ) -> None:
+        """Bind the backbone; the cache is built by `adapt`.
+
+        Args:
+            clip: The frozen backbone.
+            classes: Names and templates of the C classes.
+            alpha: Residual ratio α before the search.
+            beta: Sharpness β before the search.
+            search_scale: Upper ends of the grid of β and α, not included; None keeps the two as given.
+            search_step: Number of grid points of β and of α, from 0.1 upwards.
+            logit_scale: Factor s of the cosine; None is the model's own, the released code has 100.
+            text_features: Unit text features (C, D), if encoded before.
+            recipe: See `Recipe`.
+
+        Raises:
+            UserError: If the search grid is empty.
+        """
+        super().__init__(clip, classes, text_features=text_features, **recipe)
+        if search_scale is not None and (min(search_scale) <= 0.1 or min(search_step) < 1):
+            raise UserError(f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: the grid of β and α starts at 0.1.")
+        self.search_scale, self.search_step, self.scale = search_scale, search_step, scale_of(clip, logit_scale)
+        self.register_buffer("alpha", torch.tensor(float(alpha)))
+        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.register_buffer("cache_labels", torch.empty(0, dtype=torch.long))
+        self._set_cache(torch.empty(0, clip.dim), self.cache_labels)
+
+    def adapt(self, support: FeatureSet, val: FeatureSet) -> None:
+        """Build the cache from the shots, sorted by class."""
+        order = support.labels.argsort(stable=True)
+        keys = F.normalize(support.image_features.mean(dim=0), dim=-1)[order]
+        self._set_cache(keys, support.labels[order])
+
+    def _set_cache(self, keys: Tensor, labels: Tensor) -> None:
+        self.cache_keys = nn.Parameter(keys.clone(), requires_grad=self.trains_keys)
+        self.cache_labels = labels.clone()
+
+    def logits(self, image_features: Tensor) -> Tensor:
+        """Return zero-shot logits plus the cache's vote (B, C)."""
+        features = F.normalize(image_features, dim=-1)
+        zero_shot = self.scale * features @ self.text_features.T
+        votes = class_affinities(features @ self.cache_keys.T, self.cache_labels, len(self.classes), self.beta)
+        return zero_shot + self.alpha * votes
+
+    @torch.no_grad()
+    def search(self, val: FeatureSet) -> None:
+        """Choose α and β by accuracy on val over the released grid."""
+        if self.search_scale is None or not len(val.labels):
+            return
+        features = F.normalize(val.image_features[0], dim=-1)
+        best = search_alpha_beta(
+            self.scale * features @ self.text_features.T, features @ self.cache_keys.T, self.cache_labels, val.labels,
+            search_grid(self.search_scale[1], self.search_step[1]), search_grid(self.search_scale[0], self.search_step[0]),
+        )  # fmt: skip
+        self.alpha.fill_(best.alpha)
+        self.beta.fill_(best.beta)
+        self.tuned = {"alpha": best.alpha, "beta": best.beta}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Take over a cache of another size than the present one."""
+        if prefix + "cache_keys" in state_dict:
+            own = self.cache_keys
+            self._set_cache(
+                torch.empty_like(state_dict[prefix + "cache_keys"], device=own.device),
+                torch.empty_like(state_dict[prefix + "cache_labels"], device=own.device),
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def search_grid(scale: float, steps: int) -> list[float]:
+    """Return ``0.1 + i (scale − 0.1) / steps`` for i < steps: the released grid, upper end excluded."""
+    return [0.1 + i * (scale - 0.1) / steps for i in range(steps)]

@@ -1,0 +1,75 @@
+"""Progress bars for work that lasts longer than two seconds; silent below that and outside rank 0."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 2.0
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+class ProgressBar:
+    """A bar with count, rate and time left that shows itself only when the work turns out to be long.
+
+    On a terminal it is drawn live on stderr; elsewhere (a log file, CI) a line is printed every ten seconds.
+    """
+
+    def __init__(self, label: str, total: int) -> None:
+        """Start the clock; ``total`` is the number of steps."""
+        self.label, self.total, self.done = label, total, 0
+        self._start = self._last = time.monotonic()
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._silent = os.environ.get("LOCAL_RANK", "0") != "0"
+
+    def advance(self, steps: int = 1) -> None:
+        """Count finished steps."""
+        self.done += steps
+        now = time.monotonic()
+        if self._silent or now - self._start < PATIENCE_SECONDS:
+            return
+        if self._console.is_terminal:
+            self._draw()
+        elif now - self._last >= 10:
+            self._last = now
+            rate = self.done / (now - self._start)
+            left = (self.total - self.done) / rate
+            print(f"{self.label}: {self.done}/{self.total}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.add_task(self.label, total=self.total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=self.done)
+
+
+def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """Yield the items and show progress."""
+    bar = ProgressBar(label, total)
+    try:
+        for item in items:
+            yield item
+            bar.advance()
+    finally:
+        bar.close()

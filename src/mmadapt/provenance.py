@@ -1,0 +1,65 @@
+"""Where a number comes from: command, commit, versions, machine, time."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmadapt import __version__
+
+_PACKAGES = ("torch", "lightning", "open_clip_torch", "hydra-core", "torchmetrics", "numpy")
+
+
+def provenance(device: torch.device, started: float, world_size: int) -> dict[str, Any]:
+    """Return what `Result.provenance` holds."""
+    return {
+        "command": shlex.join(["python", "-m", "mmadapt", *sys.argv[1:]]),
+        "versions": versions(),
+        "git": git_state(),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} ({device.type})",
+        "world_size": world_size,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Return the versions of mmadapt, Python and the packages that compute."""
+    return {"mmadapt": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+@lru_cache(maxsize=1)
+def git_state() -> dict[str, Any]:
+    """Return commit and dirtiness of the checkout this package runs from; empty for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return {}
+    try:
+        sha = _git(root, "rev-parse", "HEAD")
+        return {"sha": sha, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the highest memory use so far: of the GPU if there is one, else of the process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)

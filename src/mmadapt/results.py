@@ -1,0 +1,142 @@
+"""One JSON file per finished run: what was scored, on what, how, at what cost.
+
+Tables are a pure function of these files (`mmadapt.collect`), so this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmadapt.errors import UserError
+
+SCHEMA = 1
+"""Version of the file layout."""
+PROTOCOL = 1
+"""Version of what the numbers mean; raised when an evaluation change makes old numbers incomparable."""
+
+RESULT_FILE = "result.json"
+FAILURE_FILE = "failed.json"
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """The identity of a run, which is also its folder ``<tag>/<protocol>/<clip>/<data>/<method>/…``."""
+
+    tag: str
+    protocol: str
+    clip: str
+    data: str
+    method: str
+    shots: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one method attains on one set of images.
+
+    Attributes:
+        top1: Share of images whose best class is the true one (micro, the papers' accuracy), in [0, 1].
+        top1_macro: Mean over classes of the class's own accuracy, in [0, 1].
+        nll: Mean negative log-likelihood of the true class, in nats.
+        ece: Expected calibration error with 15 equal-width bins, in [0, 1].
+        correct: Number of images classified rightly.
+        total: Number of images.
+        classes: Number of classes to choose from.
+    """
+
+    top1: float
+    top1_macro: float
+    nll: float
+    ece: float
+    correct: int
+    total: int
+    classes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        key: Identity of the run.
+        scores: Final scores by the name of the scored set (``test``).
+        selection: How epoch and hyper-parameters were chosen: ``rule`` (``last`` or ``best_val``),
+            ``epoch``, ``val_top1`` and the values ``tuned`` on the validation images.
+        data: Hash of the draw, numbers of classes and images, classes with fewer images than shots.
+        cost: Trainable parameters, seconds by phase, peak memory in MiB.
+        fingerprint: SHA-256 of the configuration as far as it can change a number.
+        config: The resolved configuration.
+        provenance: Command, versions, git commit, hardware, start and end (UTC).
+        schema: Version of this layout.
+        protocol: Version of the evaluation protocol.
+    """
+
+    key: RunKey
+    scores: dict[str, Score]
+    selection: dict[str, Any]
+    data: dict[str, Any]
+    cost: dict[str, float]
+    fingerprint: str
+    config: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+    protocol: int = PROTOCOL
+
+    def write(self, run_dir: Path) -> Path:
+        """Write ``result.json`` atomically and remove the note of an earlier failure."""
+        path = write_json(run_dir / RESULT_FILE, asdict(self))
+        (run_dir / FAILURE_FILE).unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Result | None:
+        """Return the result stored in a run folder, or None if the run did not finish.
+
+        Raises:
+            UserError: If the file exists but is no result of this layout.
+        """
+        path = run_dir / RESULT_FILE
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid JSON ({error}). Delete it and run the job again.") from error
+        return cls.from_dict(raw, path)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], path: Path) -> Result:
+        """Build a result from parsed JSON; ``path`` is named in errors."""
+        if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA:
+            found = raw.get("schema") if isinstance(raw, Mapping) else type(raw).__name__
+            raise UserError(f"{path} has schema {found!r}, this version reads {SCHEMA}. Run the job again under a new tag.")
+        try:
+            scores = {name: Score(**score) for name, score in raw["scores"].items()}
+            return cls(**{**raw, "key": RunKey(**raw["key"]), "scores": scores})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a result file of mmadapt: {error}.") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write JSON so that a reader, or a crash, sees either the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=1, ensure_ascii=False, allow_nan=True)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
