@@ -18,7 +18,7 @@ import random
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.progress import (
@@ -30,7 +30,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from tiny_images import FULL, SPLITS, Chunk, Pool, Recipe, draw_attributes, generator
-from tiny_student import Student, Vocabulary, normalise
+from tiny_student import Student, Vocabulary, normalise, with_stock_normalisation
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -46,6 +46,9 @@ from mmadapt.data.shapes_words import (
     lengthen,
 )  # fmt: skip
 from mmadapt.tiny import WEIGHTS, save_tiny_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Trainer:
@@ -137,7 +140,12 @@ class Trainer:
 
 
 @torch.no_grad()
-def evaluate(model: Student, vocabulary: Vocabulary, number: int = 1200) -> dict[str, Any]:
+def evaluate(
+    model: Student,
+    vocabulary: Vocabulary,
+    number: int = 1200,
+    to_input: Callable[[Tensor], Tensor] = normalise,
+) -> dict[str, Any]:
     """Zero-shot accuracy [%] on photos of seen and of held-out combinations, 600 ways and per attribute."""
     prompts = [
         [f"a photo of a {name} ." for name in SHAPES],
@@ -152,7 +160,7 @@ def evaluate(model: Student, vocabulary: Vocabulary, number: int = 1200) -> dict
         g = generator(12345, int(wanted))
         attributes = draw_attributes([c for c in COMBINATIONS if (c in held_out()) == wanted], number, 0.0, g)
         images, _ = render(attributes, torch.full((number,), STYLES.index("photo")), g, FULL)
-        features = torch.cat([model.clip.encode_image(normalise(part)) for part in images.split(200)])
+        features = torch.cat([model.clip.encode_image(to_input(part)) for part in images.split(200)])
         joint = attributes[:, 0] * SPLITS[1] * SPLITS[2] + attributes[:, 1] * SPLITS[2] + attributes[:, 2]
         for what, weight, label in zip(
             ("shape", "colour", "surface", "joint"), weights, [*attributes[:, :3].T, joint], strict=True
@@ -172,7 +180,8 @@ def export(trainer: Trainer, scores: dict[str, Any], path: Path) -> None:
         "evaluation": json.dumps(scores),
         "held_out": json.dumps(sorted(held_out())),
     }
-    save_tiny_state(trainer.model.clip.state_dict(), torch.tensor(trainer.vocabulary.rows), path, metadata)
+    state = with_stock_normalisation(trainer.model.clip.state_dict())
+    save_tiny_state(state, torch.tensor(trainer.vocabulary.rows), path, metadata)
 
 
 def train(

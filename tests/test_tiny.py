@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 
 from mmadapt import tiny
@@ -16,6 +18,7 @@ from mmadapt.data import shapes_specs, shapes_worlds
 from mmadapt.data.shapes_render import render
 from mmadapt.data.shapes_scene import STYLES, Scene
 from mmadapt.data.shapes_words import COMBINATIONS, SEEN_STYLES, caption, caption_words, held_out
+from mmadapt.errors import UserError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -116,11 +119,11 @@ def test_identities_differ_and_are_stable():
 
 
 def test_unknown_names_are_explained():
-    with pytest.raises(ValueError, match=r"did you mean 'shapes_sketch'.*There are: shapes,"):
+    with pytest.raises(UserError, match=r"did you mean 'shapes_sketch'.*Worlds: shapes,"):
         shapes_worlds.class_names("shapes_skech")
-    with pytest.raises(ValueError, match="there are: train, val, test"):
+    with pytest.raises(UserError, match="Splits: train, val, test"):
         shapes_worlds.split_labels("shapes", "testing")
-    with pytest.raises(ValueError, match="none with index 99"):
+    with pytest.raises(IndexError, match="none with index 99"):
         shapes_worlds.render_chunk("shapes", "val", 99)
 
 
@@ -168,7 +171,8 @@ def test_zero_shot_accuracy_of_the_shipped_weights(shipped, pretrain):
     state = shipped.state_dict()
     state["token_embedding.weight"] = state["token_embedding.weight"][vocabulary.rows]
     student.clip.load_state_dict(state)
-    scores = pretrain.evaluate(student, vocabulary, 300)
+    stock = partial(pretrain.normalise, mean=OPENAI_DATASET_MEAN, std=OPENAI_DATASET_STD)
+    scores = pretrain.evaluate(student, vocabulary, 300, stock)
     for name, floor in {"joint_seen": 30, "joint_held": 20, "shape_seen": 60}.items():
         assert scores[name] >= floor, scores
 
@@ -189,3 +193,14 @@ def test_pretraining_resumes_bit_for_bit(pretrain, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(ValueError, match="another recipe"):
         pretrain.train(pretrain.Recipe(steps=4), part, tmp_path / "part.safetensors")
+
+
+def test_stock_normalisation_changes_nothing_but_the_input(pretrain):
+    model = pretrain.Student(20).eval()
+    images, _ = draw()
+    with torch.no_grad():
+        before = model.clip.encode_image(pretrain.normalise(images))
+        model.clip.load_state_dict(pretrain.with_stock_normalisation(model.clip.state_dict()))
+        stock = pretrain.normalise(images, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+        after = model.clip.encode_image(stock)
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 
 from mmadapt.data.shapes_geometry import SHAPES, SURFACES
@@ -24,6 +23,7 @@ from mmadapt.data.shapes_words import (
     held_out,
     plural,
 )
+from mmadapt.errors import UserError, did_you_mean
 
 ANY = -1
 
@@ -137,11 +137,10 @@ def world_spec(world: str) -> World:
     """Look a world up by name.
 
     Raises:
-        ValueError: If there is no such world.
+        UserError: If there is no such world.
     """
     table = worlds()
     if world not in table:
-        close = get_close_matches(world, table, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"no shapes world named {world!r}{hint} There are: {', '.join(table)}")
+        hint = did_you_mean(world, table)
+        raise UserError(f"There is no shapes world {world!r}{hint}. Worlds: {', '.join(table)}.")
     return table[world]

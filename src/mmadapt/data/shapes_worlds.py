@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from mmadapt.data.shapes_render import render
 from mmadapt.data.shapes_scene import STYLES, Quirks
 from mmadapt.data.shapes_specs import ANY, World, world_spec
 from mmadapt.data.shapes_words import COLOUR_NAMES
+from mmadapt.errors import UserError, did_you_mean
 
 Split = Literal["train", "val", "test"]
 
@@ -38,11 +40,13 @@ def split_size(spec: World, split: Split) -> int:
     """Number of images in a split.
 
     Raises:
-        ValueError: If there is no such split.
+        UserError: If there is no such split.
     """
     splits = ("train", "val", "test")
     if split not in splits:
-        raise ValueError(f"no split named {split!r}; there are: {', '.join(splits)}")
+        raise UserError(
+            f"There is no split {split!r}{did_you_mean(split, splits)}. Splits: {', '.join(splits)}."
+        )
     return len(spec.names) * spec.per_class[splits.index(split)]
 
 
@@ -52,6 +56,7 @@ def split_labels(world: str, split: Split) -> Tensor:
     return torch.arange(split_size(spec, split)) % len(spec.names)
 
 
+@cache
 def identity(world: str) -> str:
     """Content hash that changes with the world's specification and with the code that renders it."""
     digest = hashlib.sha256(repr(world_spec(world)).encode())
@@ -102,7 +107,7 @@ def render_part(spec: World, name: str, split: Split, chunk: int) -> tuple[Tenso
     size = split_size(spec, split)
     start = chunk * CHUNK
     if not 0 <= start < size:
-        raise ValueError(f"{name}/{split} has {math.ceil(size / CHUNK)} chunks, none with index {chunk}")
+        raise IndexError(f"{name}/{split} has {math.ceil(size / CHUNK)} chunks, none with index {chunk}")
     labels = torch.arange(start, min(start + CHUNK, size)) % len(spec.names)
     generator = _generator(name, spec.seed, split, chunk)
     attributes = torch.tensor(spec.attributes)[labels]
@@ -126,7 +131,7 @@ def render_chunk(world: str, split: Split, chunk: int) -> tuple[Tensor, Tensor]:
         Images, uint8 (n, 3, 64, 64), and labels, int64 (n,).
 
     Raises:
-        ValueError: If the split has no such chunk.
+        IndexError: If the split has no such chunk.
     """
     return render_part(world_spec(world), world, split, chunk)
 
