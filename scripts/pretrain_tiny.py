@@ -92,15 +92,16 @@ class Trainer:
 
     def advance(self) -> dict[str, float]:
         """Take one optimiser step."""
-        recipe, done = self.recipe, self.step / self.recipe.steps
-        factor = min(1.0, (self.step + 1) / recipe.warmup, (1 - done) / (1 - recipe.flat))
+        recipe = self.recipe
+        fall = (recipe.steps - self.step) / max(1, recipe.steps - recipe.flat)
+        factor = min(1.0, (self.step + 1) / recipe.warmup, fall)
         for group in [*self.muon.param_groups, *self.adam.param_groups]:
             group["lr"] = group["peak"] * factor
         batch = self.pool.batch(self.step)
         # On a CPU the plain attention is several times faster in bfloat16 than the fused one.
         with sdpa_kernel(SDPBackend.MATH):
             contrastive, whole, local = self.model.losses(batch, *self.texts(batch))
-        weight = recipe.aux[0] + (recipe.aux[1] - recipe.aux[0]) * done
+        weight = recipe.aux[0] + (recipe.aux[1] - recipe.aux[0]) * self.step / recipe.horizon
         self.muon.zero_grad()
         self.adam.zero_grad()
         torch.autograd.backward(contrastive + weight * (whole + local))
