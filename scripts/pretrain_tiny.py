@@ -6,7 +6,8 @@ Usage, from the repository root (the same command resumes after a stop)::
 
 It trains, evaluates every few hundred steps, and at the end exports the weights into the package.  Every
 random draw is a function of the seed and of the step, so an interrupted and resumed run ends with the same
-bits as an uninterrupted one, and a checkpoint needs no generator states.
+bits as an uninterrupted one, and a checkpoint needs no generator states.  PyTorch 2.9 or later is needed, for
+its Muon optimiser.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from mmadapt.data.shapes_words import (
     class_phrase,
     held_out,
     lengthen,
-)  # fmt: skip
+)
 from mmadapt.tiny import WEIGHTS, save_tiny_state
 
 if TYPE_CHECKING:
@@ -85,10 +86,9 @@ class Trainer:
         if self.step % 8 == 7:
             context = self.model.clip.context_length
             longer = [lengthen(text, rng) for text in texts]
-            fits = [self.vocabulary.length(text.replace(".", " .")) <= context for text in longer]
+            fits = [len(self.vocabulary.encode(text)) + 2 <= context for text in longer]
             texts = [a if fit else b for a, b, fit in zip(longer, texts, fits, strict=True)]
-        tokens = self.vocabulary([text.replace(".", " .") for text in texts])
-        return tokens, torch.tensor([mentioned for _, mentioned in drawn])
+        return self.vocabulary(texts), torch.tensor([mentioned for _, mentioned in drawn])
 
     def advance(self) -> dict[str, float]:
         """Take one optimiser step."""
@@ -149,10 +149,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Zero-shot accuracy [%] on photos of seen and of held-out combinations, 600 ways and per attribute."""
     prompts = [
-        [f"a photo of a {name} ." for name in SHAPES],
-        [f"a photo of a {name} shape ." for name in COLOUR_NAMES],
-        [f"a photo of a {name} shape ." for name in SURFACES],
-        [f"a photo of a {class_phrase(combination)} ." for combination in COMBINATIONS],
+        [f"a photo of a {name}." for name in SHAPES],
+        [f"a photo of a {name} shape." for name in COLOUR_NAMES],
+        [f"a photo of a {name} shape." for name in SURFACES],
+        [f"a photo of a {class_phrase(combination)}." for combination in COMBINATIONS],
     ]
     model.eval()
     weights = [model.encode_text(vocabulary(texts)) for texts in prompts]

@@ -35,15 +35,13 @@ class Vocabulary:
         self._compact = {row: index for index, row in enumerate(self.rows)}
         self._ends = self._compact[tokenizer.sot_token_id], self._compact[tokenizer.eot_token_id]
 
-    def length(self, text: str) -> int:
-        """Number of tokens with both ends."""
-        return 2 + sum(len(self._encode(word)) for word in text.split())
+    def encode(self, text: str) -> list[int]:
+        """Compact indices of a text, without its ends."""
+        return [self._compact[row] for word in text.replace(".", " .").split() for row in self._encode(word)]
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Token indices padded to the longest text, int64 (n, L)."""
-        lists = [
-            [self._compact[row] for word in text.split() for row in self._encode(word)] for text in texts
-        ]
+        """Token indices with both ends, padded to the longest text, int64 (n, L)."""
+        lists = [self.encode(text) for text in texts]
         width = max(map(len, lists)) + 2
         start, end = self._ends
         return torch.tensor([[start, *tokens, end] + [0] * (width - 2 - len(tokens)) for tokens in lists])

@@ -160,7 +160,7 @@ def test_compact_and_full_vocabulary_agree(shipped, pretrain):
     student.clip.load_state_dict(state)
     tokens = open_clip.SimpleTokenizer(context_length=32)([text])
     with torch.no_grad():
-        short = student.encode_text(vocabulary([text.replace(".", " .")]))
+        short = student.encode_text(vocabulary([text]))
         full = shipped.encode_text(tokens, normalize=True)
     torch.testing.assert_close(short, full, atol=1e-5, rtol=1e-5)
 
@@ -177,6 +177,9 @@ def test_zero_shot_accuracy_of_the_shipped_weights(shipped, pretrain):
         assert scores[name] >= floor, scores
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="pre-training needs torch.optim.Muon, PyTorch 2.9"
+)
 def test_pretraining_resumes_bit_for_bit(pretrain, tmp_path):
     recipe = pretrain.Recipe(steps=3, batch=8, chunk=16, every=1, pool=2, warmup=1)
     settings = {"evaluate_every": 100, "save_every": 100, "images": 20}
