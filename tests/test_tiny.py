@@ -207,3 +207,26 @@ def test_stock_normalisation_changes_nothing_but_the_input(pretrain):
         stock = pretrain.normalise(images, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
         after = model.clip.encode_image(stock)
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+
+
+def test_the_world_leaves_something_to_learn(shipped):
+    def features(split, chunks):
+        images, labels = zip(
+            *(shapes_worlds.render_chunk("shapes", split, c) for c in range(chunks)), strict=True
+        )
+        scaled = (torch.cat(images).float() / 255).sub(mean).div(std)
+        return shipped.encode_image(scaled, normalize=True), torch.cat(labels)
+
+    mean, std = (torch.tensor(v)[:, None, None] for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    names = shapes_worlds.class_names("shapes")
+    tokens = open_clip.SimpleTokenizer(context_length=32)([f"a photo of a {name}." for name in names])
+    weights = shipped.encode_text(tokens, normalize=True)
+    keys, values = features("train", 3)
+    queries, labels = features("val", 2)
+    text = shipped.logit_scale.exp() * queries @ weights.T
+    cache = torch.exp(-5.5 * (1 - queries @ keys.T)) @ torch.nn.functional.one_hot(values).float()
+    zero_shot, adapted = (
+        100 * (s.argmax(1) == labels).float().mean().item() for s in (text, text + 3 * cache)
+    )
+    assert 35 < zero_shot < 75
+    assert adapted > zero_shot + 3
