@@ -38,8 +38,17 @@ class ClipBackbone(nn.Module):
         context_length: Number of text positions, SOS and EOT included.
     """
 
+    model: Any
+    context_length: int
+
     def __init__(
-        self, arch: str, pretrained: str | None, *, precision: Precision = "fp32", name: str = "", seed: int = 0
+        self,
+        arch: str,
+        pretrained: str | None,
+        *,
+        precision: Precision = "fp32",
+        name: str = "",
+        seed: int = 0,
     ) -> None:
         """Build the model and load its weights.
 
@@ -58,7 +67,10 @@ class ClipBackbone(nn.Module):
         super().__init__()
         open_clip.add_model_config(Path(str(_ASSETS)))
         if precision not in DTYPES:
-            raise UserError(f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. Use one of {', '.join(DTYPES)}.")
+            raise UserError(
+                f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. "
+                f"Use one of {', '.join(DTYPES)}."
+            )
         _check(arch, pretrained)
         self.arch, self.pretrained, self.precision, self.name = arch, pretrained, precision, name or arch
         self.model = _create(arch, pretrained, precision, seed)
@@ -67,7 +79,7 @@ class ClipBackbone(nn.Module):
         preprocess = open_clip.get_model_preprocess_cfg(self.model)
         test = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
         self.transform = ImageTransform(test, preprocess)
-        self.context_length: int = self.model.context_length
+        self.context_length = self.model.context_length
         with torch.no_grad():
             self.dim: int = self.encode_text(["a"]).shape[-1]
         self.eval()
@@ -150,7 +162,9 @@ def _check(arch: str, pretrained: str | None) -> None:
         return
     if pretrained == EMBEDDED:
         if not (_ASSETS / f"{arch}.safetensors").is_file():
-            raise UserError(f"clip.pretrained=embedded: this package ships no weights for {arch}. Use clip=tiny.")
+            raise UserError(
+                f"clip.pretrained=embedded: this package ships no weights for {arch}. Use clip=tiny."
+            )
         return
     tags = open_clip.list_pretrained_tags_by_model(arch)
     tag = open_clip.get_pretrained_cfg(arch, pretrained)
@@ -167,7 +181,7 @@ def _check(arch: str, pretrained: str | None) -> None:
         )
 
 
-def _create(arch: str, pretrained: str | None, precision: str, seed: int) -> nn.Module:
+def _create(arch: str, pretrained: str | None, precision: str, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]), _quiet_logging():
         torch.manual_seed(seed)
         tag = None if pretrained == EMBEDDED else pretrained

@@ -29,7 +29,14 @@ from mmadapt.results import Result, RunKey
 log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "adapter.safetensors"
-_LIVE_TRAINER = ("callbacks", "logger", "default_root_dir", "enable_checkpointing", "enable_model_summary", "use_distributed_sampler")
+_LIVE_TRAINER = (
+    "callbacks",
+    "logger",
+    "default_root_dir",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "use_distributed_sampler",
+)
 
 
 def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
@@ -55,39 +62,55 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     clip = _backbone(json.dumps(config["clip"], sort_keys=True)).to(device)
     encoder = FeatureEncoder(clip, open_store(Path(config["paths"]["features"])))
     method: Method = instantiate(
-        config["method"], "method", clip=clip, classes=data.classes, text_features=encoder.text_features(data.classes)
+        config["method"],
+        "method",
+        clip=clip,
+        classes=data.classes,
+        text_features=encoder.text_features(data.classes),
     ).to(device)
     resident = ResidentData(
         data, encoder, method.view_spec, batch_size=method.batch_size, seed=config["seed"],
         validate=method.selection == "best_val", device=device,
     )  # fmt: skip
-    resident.setup("fit")
-    clock.lap("encode_seconds")
-    method.adapt(resident.support, resident.val)
-    clock.lap("adapt_seconds")
-    keep_best = _fit(trainer, method, resident)
-    clock.lap("train_seconds")
-    method.search(resident.val)
-    clock.lap("search_seconds")
-    selection = {"rule": method.selection, "epoch": trainer.current_epoch, "tuned": dict(method.tuned)}
-    if keep_best is not None:
-        selection |= {"epoch": keep_best.epoch, "val_top1": keep_best.score}
+    selection = _adapt(method, resident, trainer, clock) if method.uses_shots else {"rule": "none"}
     data.open_test()  # from here on nothing is chosen any more
     trainer.test(method, datamodule=_TestOnly(resident), verbose=False)
     clock.lap("eval_seconds")
     _save_weights(method, run_dir)
     trainable = sum(p.numel() for p in method.trainable_parameters())
-    result = Result(
+    return Result(
         key=key,
         scores={"test": method.final_score},
         selection=selection,
         data={**data.describe(), "test": method.final_score.total, "skipped": resident.skipped},
-        cost={"trainable_params": trainable, **clock.seconds, "encoded": encoder.encoded, "peak_memory_mib": peak_memory_mib(device)},
+        cost={
+            "trainable_params": trainable,
+            **clock.seconds,
+            "encoded": encoder.encoded,
+            "peak_memory_mib": peak_memory_mib(device),
+        },
         fingerprint=fingerprint(config),
         config=dict(config),
         provenance=provenance(device, started, trainer.world_size),
     )
-    return result
+
+
+def _adapt(method: Method, data: ResidentData, trainer: Trainer, clock: _Clock) -> dict[str, Any]:
+    """Let the method see the shots and val; return how its epoch and hyper-parameters were chosen."""
+    data.setup("fit")
+    clock.lap("encode_seconds")
+    method.adapt(data.support, data.val)
+    clock.lap("adapt_seconds")
+    keep_best = _fit(trainer, method, data)
+    clock.lap("train_seconds")
+    method.search(data.val)
+    clock.lap("search_seconds")
+    selection = {"rule": method.selection, "epoch": trainer.current_epoch, "tuned": dict(method.tuned)}
+    return (
+        selection
+        if keep_best is None
+        else {**selection, "epoch": keep_best.epoch, "val_top1": keep_best.score}
+    )
 
 
 def _fit(trainer: Trainer, method: Method, data: LightningDataModule) -> KeepBest | None:
@@ -118,14 +141,19 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
         if key in node:
             raise UserError(f"trainer.{key} is set by mmadapt itself; remove it.")
     if node.get("max_steps", -1) != -1 or node.get("max_time") is not None:
-        raise UserError("trainer.max_steps and max_time do not apply: one Lightning step is one epoch here. Use method.epochs.")
+        raise UserError(
+            "trainer.max_steps and max_time do not apply: one Lightning step is one epoch here. Use method.epochs."
+        )
     logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(
-        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir, enable_checkpointing=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     if trainer.world_size > 1:
-        raise UserError(f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet; use one.")
+        raise UserError(
+            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet. "
+            "Use trainer.devices=1."
+        )
     return trainer
 
 

@@ -31,7 +31,9 @@ class Scorer(nn.Module):
             UserError: If a logit is not finite; an accuracy computed from it would look like a number.
         """
         if not logits.isfinite().all():
-            raise UserError("Some logits are not finite, so there is nothing to score. Lower the learning rate or use fp32.")
+            raise UserError(
+                "Some logits are not finite, so there is nothing to score. Lower the learning rate or use fp32."
+            )
         logits = logits.float()
         self.counts.update(logits, labels)
         self.nll.update(F.cross_entropy(logits, labels, reduction="sum"))

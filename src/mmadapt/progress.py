@@ -9,7 +9,15 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 T = TypeVar("T")
@@ -48,7 +56,9 @@ class ProgressBar:
             self._last = now
             rate = self.done / (now - self._start)
             left = (self.total - self.done) / rate
-            print(f"{self.label}: {self.done}/{self.total}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr)
+            print(
+                f"{self.label}: {self.done}/{self.total}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr
+            )
 
     def close(self) -> None:
         """Take the bar off the screen."""
@@ -57,7 +67,13 @@ class ProgressBar:
 
     def _draw(self) -> None:
         if self._bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.add_task(self.label, total=self.total)
             self._bar.start()

@@ -26,7 +26,9 @@ def provenance(device: torch.device, started: float, world_size: int) -> dict[st
         "command": shlex.join(["python", "-m", "mmadapt", *sys.argv[1:]]),
         "versions": versions(),
         "git": git_state(),
-        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.processor() or platform.machine()} ({device.type})",
+        "hardware": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.processor() or platform.machine()} ({device.type})",
         "world_size": world_size,
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,7 +38,11 @@ def provenance(device: torch.device, started: float, world_size: int) -> dict[st
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """Return the versions of mmadapt, Python and the packages that compute."""
-    return {"mmadapt": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    return {
+        "mmadapt": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +59,9 @@ def git_state() -> dict[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
     return done.stdout.strip()
 
 

@@ -108,7 +108,9 @@ class Result:
         except FileNotFoundError:
             return None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid JSON ({error}). Delete it and run the job again.") from error
+            raise UserError(
+                f"{path} is not valid JSON ({error}). Delete it and run the job again."
+            ) from error
         return cls.from_dict(raw, path)
 
     @classmethod
@@ -116,7 +118,9 @@ class Result:
         """Build a result from parsed JSON; ``path`` is named in errors."""
         if not isinstance(raw, Mapping) or raw.get("schema") != SCHEMA:
             found = raw.get("schema") if isinstance(raw, Mapping) else type(raw).__name__
-            raise UserError(f"{path} has schema {found!r}, this version reads {SCHEMA}. Run the job again under a new tag.")
+            raise UserError(
+                f"{path} has schema {found!r}, this version reads {SCHEMA}. Run the job again under a new tag."
+            )
         try:
             scores = {name: Score(**score) for name, score in raw["scores"].items()}
             return cls(**{**raw, "key": RunKey(**raw["key"]), "scores": scores})

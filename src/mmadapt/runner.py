@@ -51,11 +51,20 @@ def execute(cfg: DictConfig, method: str, run_dir: Path, overrides: Sequence[str
         return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
     if finished is not None and not config["overwrite"]:
         changed = differences(finished.config, config)
+        listed = "; ".join(changed[:8]) + ("; …" if len(changed) > 8 else "")
         raise UserError(
-            f"{run_dir} holds a result of another configuration ({'; '.join(changed[:8])}{'; …' if len(changed) > 8 else ''}). "
+            f"{run_dir} holds a result of another configuration ({listed}). "
             "Use tag=<new> to keep both or overwrite=true to replace it."
         )
-    key = RunKey(config["tag"], config["protocol"]["name"], config["clip"]["name"], config["data"]["name"], method, config["shots"], config["seed"])
+    key = RunKey(
+        config["tag"],
+        config["protocol"]["name"],
+        config["clip"]["name"],
+        config["data"]["name"],
+        method,
+        config["shots"],
+        config["seed"],
+    )
     with _noted(run_dir, config, overrides):
         from mmadapt.experiment import run
 
@@ -77,8 +86,13 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
     try:
         yield
     except BaseException as error:
-        package.error("The run failed.", exc_info=not isinstance(error, UserError))
-        failure = {"error": f"{type(error).__name__}: {error}", "overrides": list(overrides), "traceback": traceback.format_exc(), "config": config}
+        package.info("The run failed: %s", error, exc_info=not isinstance(error, UserError))
+        failure = {
+            "error": f"{type(error).__name__}: {error}",
+            "overrides": list(overrides),
+            "traceback": traceback.format_exc(),
+            "config": config,
+        }
         write_json(run_dir / FAILURE_FILE, failure)
         raise
     finally:

@@ -21,7 +21,9 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
             note = " (finished before; nothing was computed)" if counts["skipped"] else ""
             console.print(f"Stored in {outcomes[0].run_dir}{note}")
         return
-    console.print(f"{len(outcomes)} jobs: {counts['done']} done, {counts['skipped']} already done, {counts['failed']} failed.")
+    console.print(
+        f"{len(outcomes)} jobs: {counts['done']} done, {counts['skipped']} already done, {counts['failed']} failed."
+    )
     for outcome in outcomes:
         if outcome.status == "failed":
             console.print(f"  failed: {outcome.run_dir}", markup=False)
@@ -29,12 +31,14 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
 
 def _scores(outcome: Outcome) -> Table:
     result = outcome.result
-    assert result is not None  # noqa: S101 - for the type checker
+    assert result is not None
     key = result.key
     table = Table(title=f"{key.method} · {key.data} · {key.clip} · {key.shots} shots · seed {key.seed}")
     for column in ("set", "top-1 %", "macro top-1 %", "NLL", "ECE %", "images", "classes"):
         table.add_column(column, justify="left" if column == "set" else "right")
     for name, score in result.scores.items():
         percent = (f"{100 * value:.2f}" for value in (score.top1, score.top1_macro))
-        table.add_row(name, *percent, f"{score.nll:.4f}", f"{100 * score.ece:.2f}", str(score.total), str(score.classes))
+        table.add_row(
+            name, *percent, f"{score.nll:.4f}", f"{100 * score.ece:.2f}", str(score.total), str(score.classes)
+        )
     return table

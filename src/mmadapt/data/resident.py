@@ -46,6 +46,21 @@ class EpochLoader:
             yield features[chosen, rows], labels[rows]
 
 
+class EvalLoader:
+    """Batches of features in their order, each image once."""
+
+    def __init__(self, features: FeatureSet, batch_size: int = EVAL_BATCH) -> None:
+        """Hold the features (1, N, D) and labels (N,)."""
+        self.features, self.batch_size = features, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.features.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        image_features, labels = self.features.image_features[0], self.features.labels
+        yield from zip(image_features.split(self.batch_size), labels.split(self.batch_size), strict=True)
+
+
 class ResidentData(LightningDataModule):
     """The features of a data set's shots and, once it is unlocked, of its test images.
 
@@ -74,7 +89,13 @@ class ResidentData(LightningDataModule):
             device: Where the features are held.
         """
         super().__init__()
-        self.data, self.encoder, self.views, self.batch_size, self.seed = data, encoder, views, batch_size, seed
+        self.data, self.encoder, self.views, self.batch_size, self.seed = (
+            data,
+            encoder,
+            views,
+            batch_size,
+            seed,
+        )
         self.validate, self.device = validate, device
         self.skipped: dict[str, int] = {}
 
@@ -88,23 +109,19 @@ class ResidentData(LightningDataModule):
         """Return the loader of whole epochs."""
         return EpochLoader(self.support, self.batch_size, self.seed)
 
-    def val_dataloader(self) -> list[tuple[Tensor, Tensor]]:
+    def val_dataloader(self) -> EvalLoader | tuple[()]:
         """Return the validation batches; none if no epoch is chosen by them."""
-        return _batches(self.val) if self.validate else []
+        return EvalLoader(self.val) if self.validate else ()
 
-    def test_dataloader(self) -> list[tuple[Tensor, Tensor]]:
+    def test_dataloader(self) -> EvalLoader:
         """Return the test batches.
 
         Raises:
             TestLockedError: Before the data set's `open_test`.
         """
-        return _batches(self._encode("test"))
+        return EvalLoader(self._encode("test"))
 
     def _encode(self, kind: str, views: Views = Views()) -> FeatureSet:
         images = getattr(self.data, kind)
         features, self.skipped[kind] = encode_split(self.encoder, self.data, images, kind, views)
         return FeatureSet(features.image_features.to(self.device), features.labels.to(self.device))
-
-
-def _batches(features: FeatureSet) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(features.image_features[0].split(EVAL_BATCH), features.labels.split(EVAL_BATCH), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
@@ -37,8 +37,10 @@ class Method(LightningModule, ABC):
         classes: Names and templates of the classes.
         text_features: One unit text feature per class, (C, D).
         tuned: Hyper-parameters chosen on val, stored with the result.
+        uses_shots: Whether the method looks at training or validation images at all.
     """
 
+    uses_shots: ClassVar[bool] = True
     text_features: Tensor
 
     def __init__(
@@ -136,7 +138,7 @@ class Method(LightningModule, ABC):
         for batch in epoch:
             loss = self.loss(batch)
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()  # type: ignore[union-attr]
             losses.append(loss.detach())
             if self._schedule is not None and self.schedule_by == "step":
@@ -145,7 +147,10 @@ class Method(LightningModule, ABC):
             self._schedule.step()
         mean = torch.stack(losses).mean()
         if not torch.isfinite(mean):
-            raise UserError(f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. Lower method.optimizer.lr.")
+            raise UserError(
+                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. "
+                "Lower method.optimizer.lr."
+            )
         self.log("train/loss", mean)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -167,7 +172,9 @@ class Method(LightningModule, ABC):
 
     def _log_scores(self, prefix: str) -> None:
         score = self.scorer.compute()
-        self.log_dict({f"{prefix}/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")})
+        self.log_dict(
+            {f"{prefix}/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")}
+        )
         self.scorer.reset()
 
     # --- Weights ---------------------------------------------------------------------------------------
@@ -178,7 +185,9 @@ class Method(LightningModule, ABC):
         prefix = kwargs.get("prefix", "") + "clip."
         return {key: value for key, value in state.items() if not key.startswith(prefix)}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Load the method's own tensors.
 
         Raises:
@@ -187,7 +196,10 @@ class Method(LightningModule, ABC):
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [key for key in result.missing_keys if not key.startswith("clip.")]
         if strict and (missing or result.unexpected_keys):
-            raise UserError(f"These weights are not of {type(self).__name__} with this configuration: missing {missing}, unknown {result.unexpected_keys}.")
+            raise UserError(
+                f"These weights are not of {type(self).__name__} with this configuration: "
+                f"missing {missing}, unknown {result.unexpected_keys}."
+            )
         return result
 
 

@@ -41,7 +41,12 @@ def class_affinities(cosines: Tensor, labels: Tensor, classes: int, beta: float 
 
 
 def search_alpha_beta(
-    zero_shot: Tensor, cosines: Tensor, cache_labels: Tensor, labels: Tensor, alphas: Sequence[float], betas: Sequence[float]
+    zero_shot: Tensor,
+    cosines: Tensor,
+    cache_labels: Tensor,
+    labels: Tensor,
+    alphas: Sequence[float],
+    betas: Sequence[float],
 ) -> Best:
     """Return the pair with the highest accuracy; the first of equals, β in the outer loop, as released.
 
@@ -54,7 +59,9 @@ def search_alpha_beta(
         betas: Grid of β.
     """
     best = Best(alphas[0], betas[0], -1)
-    for beta, correct in zip(betas, correct_on_grid(zero_shot, cosines, cache_labels, labels, alphas, betas), strict=True):
+    for beta, correct in zip(
+        betas, correct_on_grid(zero_shot, cosines, cache_labels, labels, alphas, betas), strict=True
+    ):
         top = int(correct.argmax())
         if int(correct[top]) > best.correct:
             best = Best(alphas[top], beta, int(correct[top]))
@@ -62,7 +69,12 @@ def search_alpha_beta(
 
 
 def correct_on_grid(
-    zero_shot: Tensor, cosines: Tensor, cache_labels: Tensor, labels: Tensor, alphas: Sequence[float], betas: Sequence[float]
+    zero_shot: Tensor,
+    cosines: Tensor,
+    cache_labels: Tensor,
+    labels: Tensor,
+    alphas: Sequence[float],
+    betas: Sequence[float],
 ) -> Tensor:
     """Return how many images are right at each grid point, (len(betas), len(alphas)); see `search_alpha_beta`."""
     grid = torch.tensor(alphas, dtype=torch.float64, device=zero_shot.device)
@@ -84,15 +96,22 @@ def _count_wins(lead: Tensor, slope: Tensor, before: Tensor, others: Tensor, gri
     """Intersect, per image, the half-lines of α on which y wins against each class; count on the grid."""
     root = -lead / slope
     never = others & (slope == 0) & torch.where(before, lead <= 0, lead < 0)
-    lower, upper = torch.where(others & (slope > 0), root, -torch.inf), torch.where(others & (slope < 0), root, torch.inf)
+    lower, upper = (
+        torch.where(others & (slope > 0), root, -torch.inf),
+        torch.where(others & (slope < 0), root, torch.inf),
+    )
     # First grid index allowed by the lower bounds, first index refused by the upper bounds. `>` and `≥` differ
     # only where a bound hits a grid point exactly.
     strict_low = lower.masked_fill(~before, -torch.inf).amax(dim=1)
     loose_low = lower.masked_fill(before, -torch.inf).amax(dim=1)
     strict_high = upper.masked_fill(~before, torch.inf).amin(dim=1)
     loose_high = upper.masked_fill(before, torch.inf).amin(dim=1)
-    first = torch.maximum(torch.searchsorted(grid, strict_low, right=True), torch.searchsorted(grid, loose_low))
-    stop = torch.minimum(torch.searchsorted(grid, strict_high), torch.searchsorted(grid, loose_high, right=True))
+    first = torch.maximum(
+        torch.searchsorted(grid, strict_low, right=True), torch.searchsorted(grid, loose_low)
+    )
+    stop = torch.minimum(
+        torch.searchsorted(grid, strict_high), torch.searchsorted(grid, loose_high, right=True)
+    )
     wins = (first < stop) & ~never.any(dim=1)
     edges = torch.zeros(len(grid) + 1, dtype=torch.long, device=grid.device)
     edges.index_add_(0, first[wins], torch.ones_like(first[wins]))

@@ -15,7 +15,9 @@ from mmadapt.methods.base import Method, scale_of
 from mmadapt.methods.recipe import Recipe
 
 
-def adapter_features(features: Tensor, down: Tensor, up: Tensor, ratio: float | Tensor, final_relu: bool = True) -> Tensor:
+def adapter_features(
+    features: Tensor, down: Tensor, up: Tensor, ratio: float | Tensor, final_relu: bool = True
+) -> Tensor:
     """Return ``n(ratio · A(f) + (1 − ratio) · f)`` with ``A(f) = ReLU(ReLU(f · downᵀ) · upᵀ)``.
 
     Args:
@@ -65,14 +67,20 @@ class ClipAdapter(Method):
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
         if not 0 <= ratio <= 1:
-            raise UserError(f"method.ratio={ratio} must lie in [0, 1]: it is the share of the adapted feature.")
+            raise UserError(
+                f"method.ratio={ratio} must lie in [0, 1]: it is the share of the adapted feature."
+            )
         if not 1 <= reduction <= clip.dim:
-            raise UserError(f"method.reduction={reduction} must lie between 1 and the feature width {clip.dim}.")
+            raise UserError(
+                f"method.reduction={reduction} must lie between 1 and the feature width {clip.dim}."
+            )
         self.ratio, self.final_relu, self.scale = ratio, final_relu, scale_of(clip, logit_scale)
         self.down = nn.Linear(clip.dim, clip.dim // reduction, bias=False)
         self.up = nn.Linear(clip.dim // reduction, clip.dim, bias=False)
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return scaled cosines (B, C) of adapted image features and text features."""
-        adapted = adapter_features(image_features, self.down.weight, self.up.weight, self.ratio, self.final_relu)
+        adapted = adapter_features(
+            image_features, self.down.weight, self.up.weight, self.ratio, self.final_relu
+        )
         return self.scale * adapted @ self.text_features.T

@@ -38,17 +38,29 @@ class Recipe(TypedDict, total=False):
     crop_scale: tuple[float, float]
 
 
-def check_recipe(epochs: int, batch_size: int, selection: str, schedule_by: str, views: int, crop_scale: tuple[float, float]) -> None:
+def check_recipe(
+    epochs: int,
+    batch_size: int,
+    selection: str,
+    schedule_by: str,
+    views: int,
+    crop_scale: tuple[float, float],
+) -> None:
     """Refuse values that make no sense.
 
     Raises:
         UserError: Naming the value and what is accepted.
     """
     if epochs < 0 or batch_size < 1 or views < 0:
-        raise UserError(f"method.epochs={epochs}, batch_size={batch_size}, views={views}: need epochs ≥ 0, batch_size ≥ 1, views ≥ 0.")
+        raise UserError(
+            f"method.epochs={epochs}, batch_size={batch_size}, views={views}: "
+            "need epochs ≥ 0, batch_size ≥ 1, views ≥ 0."
+        )
     if selection not in ("last", "best_val"):
         raise UserError(f"method.selection={selection!r} is unknown. Use last or best_val.")
     if schedule_by not in ("epoch", "step"):
         raise UserError(f"method.schedule_by={schedule_by!r} is unknown. Use epoch or step.")
     if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-        raise UserError(f"method.crop_scale={list(crop_scale)} must be two rising shares of the area in (0, 1].")
+        raise UserError(
+            f"method.crop_scale={list(crop_scale)} must be two rising shares of the area in (0, 1]."
+        )

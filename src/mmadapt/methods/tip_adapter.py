@@ -65,8 +65,15 @@ class TipAdapter(Method):
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
         if search_scale is not None and (min(search_scale) <= 0.1 or min(search_step) < 1):
-            raise UserError(f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: the grid of β and α starts at 0.1.")
-        self.search_scale, self.search_step, self.scale = search_scale, search_step, scale_of(clip, logit_scale)
+            raise UserError(
+                f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: "
+                "the grid of β and α starts at 0.1."
+            )
+        self.search_scale, self.search_step, self.scale = (
+            search_scale,
+            search_step,
+            scale_of(clip, logit_scale),
+        )
         self.register_buffer("alpha", torch.tensor(float(alpha)))
         self.register_buffer("beta", torch.tensor(float(beta)))
         self.register_buffer("cache_labels", torch.empty(0, dtype=torch.long))
@@ -86,7 +93,9 @@ class TipAdapter(Method):
         """Return zero-shot logits plus the cache's vote (B, C)."""
         features = F.normalize(image_features, dim=-1)
         zero_shot = self.scale * features @ self.text_features.T
-        votes = class_affinities(features @ self.cache_keys.T, self.cache_labels, len(self.classes), self.beta)
+        votes = class_affinities(
+            features @ self.cache_keys.T, self.cache_labels, len(self.classes), self.beta
+        )
         return zero_shot + self.alpha * votes
 
     @torch.no_grad()
@@ -97,7 +106,8 @@ class TipAdapter(Method):
         features = F.normalize(val.image_features[0], dim=-1)
         best = search_alpha_beta(
             self.scale * features @ self.text_features.T, features @ self.cache_keys.T, self.cache_labels, val.labels,
-            search_grid(self.search_scale[1], self.search_step[1]), search_grid(self.search_scale[0], self.search_step[0]),
+            alphas=search_grid(self.search_scale[1], self.search_step[1]),
+            betas=search_grid(self.search_scale[0], self.search_step[0]),
         )  # fmt: skip
         self.alpha.fill_(best.alpha)
         self.beta.fill_(best.beta)

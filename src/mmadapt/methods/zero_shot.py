@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +15,8 @@ from mmadapt.methods.recipe import Recipe
 
 class ZeroShot(Method):
     """``logits = s · n(f) · Tᵀ`` with image feature f and unit text features T (C, D)."""
+
+    uses_shots: ClassVar[bool] = False
 
     def __init__(
         self,

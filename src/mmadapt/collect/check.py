@@ -1,0 +1,134 @@
+"""Find the holes of a grid of runs, and the commands that fill them."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mmadapt.collect.load import Failure, Filter, Run, require_known
+from mmadapt.collect.table import METHOD_ORDER, sort_data, sort_names
+from mmadapt.errors import UserError
+from mmadapt.results import RunKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Axes = tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], tuple[int, ...]]
+"""Methods, data sets, shots and seeds: a box of runs."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        finished: Number of finished runs in the grid.
+        missing: Runs of the grid without a result.
+        failures: Runs that left a note of their failure.
+        commands: Commands that run exactly the missing runs.
+    """
+
+    finished: int
+    missing: tuple[RunKey, ...]
+    failures: tuple[Failure, ...]
+    commands: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the report; everything but the commands is a shell comment."""
+        failed = [f"# failed: {failure.path}: {failure.error}" for failure in self.failures]
+        if not self.missing:
+            return "\n".join([*failed, f"complete: {self.finished} runs"])
+        total = self.finished + len(self.missing)
+        return "\n".join([f"# {len(self.missing)} of {total} runs are missing", *failed, *self.commands])
+
+
+def check(runs: Iterable[Run], failures: Iterable[Failure] = (), wanted: Filter | None = None) -> Report:
+    """Compare the finished runs with the full grid of each protocol and backbone.
+
+    The grid is methods × data sets × shots × seeds. An axis that ``wanted`` leaves open takes every value
+    that occurs in a finished or failed run. 0 shots are only expected of methods that have run with 0 shots,
+    and other shots are not expected of a method that has run with nothing else.
+    """
+    wanted, runs, failures = wanted or Filter(), list(runs), list(failures)
+    done = [run.key for run in runs]
+    tried = [*done, *(failure.key for failure in failures if failure.key)]
+    for name in ("protocol", "clip"):
+        for value in getattr(wanted, name):
+            require_known(name, value, sorted({getattr(key, name) for key in tried}))
+    scope = Filter(protocol=wanted.protocol, clip=wanted.clip)
+    groups: dict[tuple[str, str], list[RunKey]] = defaultdict(list)
+    for key in filter(scope.admits, tried):
+        groups[key.protocol, key.clip].append(key)
+    have = {replace(key, tag="") for key in done}
+    finished = 0
+    missing: list[RunKey] = []
+    for (protocol, clip), keys in sorted(groups.items()):
+        tags = _tags(keys)
+        for method, data, shots, seed in _grid(keys, wanted):
+            key = RunKey("", protocol, clip, data, method, shots, seed)
+            if key in have:
+                finished += 1
+            else:
+                tag = tags.get((method, data)) or tags.get((method,)) or tags[()]
+                missing.append(replace(key, tag=tag))
+    if not finished and not missing:
+        raise UserError("The grid to check is empty. Relax a filter, or run something first.")
+    listed = [failure for failure in failures if failure.key is None or wanted.admits(failure.key)]
+    return Report(finished, tuple(missing), tuple(listed), tuple(commands(missing)))
+
+
+def commands(missing: Iterable[RunKey]) -> list[str]:
+    """Return commands that run every missing run once and nothing else."""
+    boxes: dict[tuple[str, str, str], list[Axes]] = defaultdict(list)
+    for key in missing:
+        box = ((key.method,), (key.data,), (key.shots,), (key.seed,))
+        boxes[key.tag, key.protocol, key.clip].append(box)
+    return [_command(where, box) for where, found in boxes.items() for box in _merge(found)]
+
+
+def _grid(keys: Sequence[RunKey], wanted: Filter) -> list[tuple[str, str, int, int]]:
+    methods = wanted.method or sort_names({key.method for key in keys}, METHOD_ORDER)
+    data_sets = wanted.data or sort_data({key.data for key in keys})
+    all_shots = wanted.shots or sorted({key.shots for key in keys})
+    seeds = wanted.seed or sorted({key.seed for key in keys})
+    cells = []
+    for method in methods:
+        own = {key.shots for key in keys if key.method == method}
+        zero = 0 in own or (not own and 0 in wanted.shots)
+        expected = [shots for shots in all_shots if (own != {0} if shots else zero)]
+        cells += [(method, data, shots, seed) for data in data_sets for shots in expected for seed in seeds]
+    return cells
+
+
+def _tags(keys: Sequence[RunKey]) -> dict[tuple[str, ...], str]:
+    """Return the tag by method and data set, by method, and of all, so that a method's runs stay together."""
+    tags: dict[tuple[str, ...], str] = {}
+    for key in keys:
+        for related in ((key.method, key.data), (key.method,), ()):
+            tags.setdefault(related, key.tag)
+    return tags
+
+
+def _merge(boxes: list[Axes]) -> list[Axes]:
+    """Unite boxes that are equal in all axes but one: seeds first, then shots, data sets and methods."""
+    for axis in (3, 2, 1, 0):
+        united: dict[tuple[object, ...], list[Axes]] = defaultdict(list)
+        for box in boxes:
+            united[box[:axis] + box[axis + 1 :]].append(box)
+        boxes = []
+        for alike in united.values():
+            values = tuple(value for box in alike for value in box[axis])
+            boxes.append((*alike[0][:axis], values, *alike[0][axis + 1 :]))  # type: ignore[arg-type]
+    return boxes
+
+
+def _command(where: tuple[str, str, str], box: Axes) -> str:
+    words = [f"{name}={value}" for name, value in zip(("tag", "protocol", "clip"), where, strict=True)]
+    for name, values in zip(
+        ("data", "method", "shots", "seed"), (box[1], box[0], box[2], box[3]), strict=True
+    ):
+        words.append(f"{name}={','.join(map(str, values))}")
+    sweep = ["-m"] if any(len(values) > 1 for values in box) else []
+    return shlex.join(["python", "-m", "mmadapt", *sweep, *words])

@@ -1,0 +1,121 @@
+"""Refuse tables that would mix numbers which do not belong together."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from mmadapt.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from mmadapt.collect.load import Run
+
+Cell = tuple[str, str, str, str, int]
+
+NOT_COMPARED = (
+    "paths", "logger", "tag", "overwrite", "data.num_workers*", "trainer.accelerator*", "trainer.devices*",
+    "trainer.strategy*", "trainer.num_nodes*", "trainer.enable_*",
+)  # fmt: skip
+"""Keys that cannot change a number, as in `mmadapt.config.relevant`, whose module imports Hydra.
+
+Besides these, keys named ``*seed*`` are not compared.
+"""
+
+_NOT_COMPARED = re.compile("|".join(fnmatch.translate(pattern) for pattern in NOT_COMPARED))
+
+
+def group_cells(runs: Iterable[Run]) -> dict[Cell, list[Run]]:
+    """Group runs over seeds, each group ordered by seed.
+
+    Raises:
+        UserError: If a seed occurs twice in a cell, or protocol versions differ within a table.
+    """
+    cells: dict[Cell, list[Run]] = defaultdict(list)
+    versions: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        cells[run.cell].append(run)
+        first = versions.setdefault(run.cell[:2], run)
+        if first.result.protocol != run.result.protocol:
+            raise UserError(
+                f"Results of protocol versions {first.result.protocol} and {run.result.protocol} cannot be in"
+                f" one table: {first.path}, {run.path}. Run the older again, or collect it alone."
+            )
+    for cell, members in cells.items():
+        members.sort(key=lambda run: run.key.seed)
+        for one, other in itertools.pairwise(members):
+            if one.key.seed == other.key.seed:
+                raise UserError(
+                    f"{describe(cell)} has seed {one.key.seed} twice: {one.path}, {other.path}. "
+                    "Collect one of the two tags, or name narrower folders."
+                )
+    return dict(cells)
+
+
+def find_mixed(cells: Mapping[Cell, list[Run]], *, allow: bool = False) -> dict[Cell, str]:
+    """Return, for each cell whose runs differ in more than the seed, the keys that differ.
+
+    Raises:
+        UserError: If there is such a cell and ``allow`` is False.
+    """
+    mixed: dict[Cell, str] = {}
+    paths: dict[Cell, str] = {}
+    for cell, members in cells.items():
+        reference = comparable(members[0].result.config)
+        for run in members[1:]:
+            if differences := _differences(reference, comparable(run.result.config)):
+                mixed[cell] = ", ".join(differences)
+                paths[cell] = f"{members[0].path}, {run.path}"
+                break
+    if mixed and not allow:
+        cell = next(iter(mixed))
+        more = f" ({len(mixed) - 1} more cells are mixed too)" if len(mixed) > 1 else ""
+        raise UserError(
+            f"{describe(cell)} holds results of different configurations ({mixed[cell]}): {paths[cell]}{more}"
+            ". Run one of them again (overwrite=true, or another tag), or pass --allow-mixed."
+        )
+    return mixed
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a configuration to dotted keys, without seeds and keys that cannot change a number."""
+    return dict(_flatten(config, ""))
+
+
+def describe(cell: Cell) -> str:
+    """Return a cell in words."""
+    protocol, clip, data, method, shots = cell
+    return f"{method} on {data} at {count_shots(shots)} ({protocol}, {clip})"
+
+
+def count_shots(*numbers: int) -> str:
+    """Return ``"1 shot"``, ``"1, 2 shots"``."""
+    return f"{', '.join(map(str, numbers))} {'shot' if numbers == (1,) else 'shots'}"
+
+
+def _flatten(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        dotted = f"{prefix}{name}"
+        if "seed" in name or _NOT_COMPARED.match(dotted):
+            continue
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    if one == other:
+        return []
+    absent = object()
+    found = []
+    for key in sorted({*one, *other}):
+        before, after = one.get(key, absent), other.get(key, absent)
+        if before != after and repr(before) != repr(after):  # repr: two NaN are not a difference
+            shown = ["(absent)" if value is absent else str(value) for value in (before, after)]
+            found.append(f"{key}: {shown[0]} → {shown[1]}")
+    return found if len(found) <= 6 else [*found[:5], f"and {len(found) - 5} more"]
