@@ -53,7 +53,7 @@ class LogisticRegression:
         solution = z.new_zeros(classes, z.shape[1]).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [solution], max_iter=max_iterations, max_eval=2 * max_iterations, tolerance_grad=tolerance,
-            tolerance_change=1e-12, history_size=20, line_search_fn="strong_wolfe",
+            tolerance_change=1e-16, history_size=20, line_search_fn="strong_wolfe",
         )  # fmt: skip
 
         def objective() -> float:
