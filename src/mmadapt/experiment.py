@@ -68,6 +68,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
         classes=data.classes,
         text_features=encoder.text_features(data.classes),
     ).to(device)
+    method.run_dir = run_dir
     resident = ResidentData(
         data, encoder, method.view_spec, batch_size=method.batch_size, seed=config["seed"],
         validate=method.selection == "best_val", device=device,

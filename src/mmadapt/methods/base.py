@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -38,9 +39,11 @@ class Method(LightningModule, ABC):
         text_features: One unit text feature per class, (C, D).
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
+        run_dir: Folder of the run, ``…/<method>/<k>shot/seed<s>``; None outside of one.
     """
 
     uses_shots: ClassVar[bool] = True
+    run_dir: Path | None = None
     text_features: Tensor
 
     def __init__(
