@@ -68,7 +68,6 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
         classes=data.classes,
         text_features=encoder.text_features(data.classes),
     ).to(device)
-    method.run_dir = run_dir
     resident = ResidentData(
         data, encoder, method.view_spec, batch_size=method.batch_size, seed=config["seed"],
         validate=method.selection == "best_val", device=device,
@@ -98,6 +97,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
 
 def _adapt(method: Method, data: ResidentData, trainer: Trainer, clock: _Clock) -> dict[str, Any]:
     """Let the method see the shots and val; return how its epoch and hyper-parameters were chosen."""
+    method.run_dir = Path(trainer.default_root_dir)
     data.setup("fit")
     clock.lap("encode_seconds")
     method.adapt(data.support, data.val)

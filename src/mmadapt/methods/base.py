@@ -37,13 +37,12 @@ class Method(LightningModule, ABC):
         clip: The frozen backbone.
         classes: Names and templates of the classes.
         text_features: One unit text feature per class, (C, D).
+        run_dir: Folder of the run, ``…/<method>/<k>shot/seed<s>``; None outside of one.
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
-        run_dir: Folder of the run, ``…/<method>/<k>shot/seed<s>``; None outside of one.
     """
 
     uses_shots: ClassVar[bool] = True
-    run_dir: Path | None = None
     text_features: Tensor
 
     def __init__(
@@ -88,6 +87,7 @@ class Method(LightningModule, ABC):
         self.epochs, self.batch_size, self.selection = epochs, batch_size, selection
         self.view_spec = Views(views, (float(crop_scale[0]), float(crop_scale[1])))
         self.tuned: dict[str, float] = {}
+        self.run_dir: Path | None = None
         self.scorer = Scorer(len(classes))
         if text_features is None:
             text_features = class_text_features(clip, classes)
