@@ -80,4 +80,6 @@ def _train(folder: Path) -> None:
         o for o in HydraConfig.get().overrides.task if o.lstrip("+~").split("=")[0].split(".")[0] not in _OWN
     ]
     log.info("The CoOp run %s is missing and is made first.", folder)
-    execute(compose("config", overrides=[*kept, "method=coop"]), "coop", folder, kept)
+    overrides = [*kept, "method=coop"]
+    choices = compose("config", overrides=overrides, return_hydra_config=True).hydra.runtime.choices
+    execute(compose("config", overrides=overrides), choices, folder, overrides)
