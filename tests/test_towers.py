@@ -86,7 +86,9 @@ def test_without_prompts_text_is_the_frozen_tower(clip, path):
 def test_without_prompts_images_are_the_frozen_tower(clip, images):
     towers = PromptedTowers(clip)
     with torch.enable_grad():
-        torch.testing.assert_close(towers.encode_image(images), clip.encode_image(images), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            towers.encode_image(images), clip.encode_image(images), atol=1e-6, rtol=1e-5
+        )
 
 
 def test_words_as_context_are_the_handwritten_prompt(clip):
@@ -122,10 +124,15 @@ def test_shared_path_with_deep_prompts_and_taps(exact, depth, taps):
         assert fast.taps.shape == (taps, len(NAMES), layout.length, 40)
         assert slow.taps.shape == (taps, len(NAMES), 77, 40)
         for c, end in enumerate(layout.eot):
-            torch.testing.assert_close(fast.taps[:, c, : end + 1], slow.taps[:, c, : end + 1], atol=1e-6, rtol=1e-6)
+            torch.testing.assert_close(
+                fast.taps[:, c, : end + 1], slow.taps[:, c, : end + 1], atol=1e-6, rtol=1e-6
+            )
 
 
-@pytest.mark.parametrize("options", [{"class_chunk": 1}, {"class_chunk": 4}, {"checkpoint": True}, {"class_chunk": 4, "checkpoint": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{"class_chunk": 1}, {"class_chunk": 4}, {"checkpoint": True}, {"class_chunk": 4, "checkpoint": True}],
+)
 @pytest.mark.parametrize("path", ["full", "shared"])
 @pytest.mark.parametrize("per_class", [False, True])
 def test_chunks_and_checkpointing_change_nothing(exact, options, path, per_class):
@@ -142,7 +149,11 @@ def test_one_class_keeps_its_eot(exact):
     layout = context_layout(exact, ["cat"], 4)
     text = random_prompts((4, 40))
     towers = PromptedTowers(exact)
-    torch.testing.assert_close(*(results(towers, layout, text, path)[0].features for path in ("shared", "full")), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        *(results(towers, layout, text, path)[0].features for path in ("shared", "full")),
+        atol=1e-6,
+        rtol=1e-6,
+    )
 
 
 def test_positions_of_the_context(clip):
@@ -178,7 +189,11 @@ def test_image_prompts(clip, images):
     for checkpoint in (False, True):
         features = PromptedTowers(clip, checkpoint=checkpoint).encode_image(images, PromptSet(vision=prompts))
         torch.testing.assert_close(features, wanted, atol=1e-6, rtol=1e-5)
-        for a, b in zip(torch.autograd.grad(features.sum(), prompts), torch.autograd.grad(wanted.sum(), prompts, retain_graph=True), strict=True):
+        for a, b in zip(
+            torch.autograd.grad(features.sum(), prompts),
+            torch.autograd.grad(wanted.sum(), prompts, retain_graph=True),
+            strict=True,
+        ):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 

@@ -43,9 +43,16 @@ _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 
 
 def register_resolvers() -> None:
-    """Make ``${basename:…}`` and ``${absolute:…}`` available; harmless when called again."""
+    """Make ``${basename:…}``, ``${absolute:…}`` and ``${from:…}`` available; harmless when called again.
+
+    ``${from:${shots},{1:50,2:100,8:200}}`` is the value of the largest key that is not above the number: 50 with
+    one shot, 100 from two on, 200 from eight on.
+    """
     OmegaConf.register_new_resolver(
         "basename", lambda path: Path(str(path)).expanduser().resolve().name, replace=True
+    )
+    OmegaConf.register_new_resolver(
+        "from", lambda number, table: table[max(key for key in table if key <= number)], replace=True
     )
     OmegaConf.register_new_resolver(
         "absolute", lambda path: str(Path(str(path)).expanduser().resolve()), replace=True

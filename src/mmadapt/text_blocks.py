@@ -62,7 +62,9 @@ def packed_block(
         if asked > 1:
             scores = scores + _causal(length, scores)
         both = torch.cat([_group(before[:, asking], count), scores], dim=-1)
-        weights = both.softmax(dim=-1, dtype=torch.promote_types(both.dtype, torch.float32)).to(group_value.dtype)
+        weights = both.softmax(dim=-1, dtype=torch.promote_types(both.dtype, torch.float32)).to(
+            group_value.dtype
+        )
         shared, own_weights = weights.split([key.shape[1], length], dim=-1)
         attended = own_weights @ group_value  # (count, H, asked, d_h)
         attended = attended + (shared.transpose(0, 1).flatten(1, 2) @ value).unflatten(
