@@ -55,8 +55,9 @@ def crop_and_resize(
 ) -> Tensor:
     """Return the boxes of images (B, 3, h, w) at the wanted size (B, 3, H, W), antialiased, values in 0..255.
 
-    The filter is separable, so a crop with a resize is one matrix product for the rows and one for the columns:
-    the numbers of torchvision's ``resized_crop`` with antialiasing, for boxes of different sizes at once.
+    The filter is separable, so a crop with a resize is one matrix product for the rows and one for the
+    columns: the numbers of torchvision's ``resized_crop`` with antialiasing, for boxes of different sizes
+    at once.
     """
     boxes_ = torch.tensor(boxes, dtype=torch.float32, device=pixels.device)
     rows = _filter(boxes_[:, 0], boxes_[:, 2], pixels.shape[2], size[0], interpolation)

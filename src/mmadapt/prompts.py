@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ class PromptSet:
         text: Layer 0: context vectors (n, d_t), or (C, n, d_t) for class-specific contexts; they stand where
             the layout has its slots and get positional embeddings. Layer i > 0: vectors (n, d_t) that replace
             positions 1..n before block i, without positional embeddings.
-        vision: Layer 0: vectors (n, d_v) behind the patches, before the first layer norm. Layer i > 0: vectors
-            that replace these before block i.
+        vision: Layer 0: vectors (n, d_v) behind the patches, before the first layer norm. Layer i > 0:
+            vectors that replace these before block i.
     """
 
     text: tuple[Tensor, ...] = ()
@@ -52,7 +52,7 @@ class Packing:
         lengths = [length for count, length in self.groups for _ in range(count)]
         return [
             (classes, _runs(lengths[start : start + size]))
-            for start, classes in zip(range(0, len(lengths), size), self.order.split(size), strict=True)
+            for start, classes in zip(range(0, len(lengths), size), torch.split(self.order, size), strict=True)
         ]
 
 
@@ -102,19 +102,24 @@ def _runs(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
     return tuple((lengths.count(length), length) for length in sorted(set(lengths)))
 
 
+def text_owner(clip: ClipBackbone) -> Any:
+    """Return the module that holds the parts of the text tower: open_clip has them in the model or in ``.text``."""
+    return getattr(clip.model, "text", clip.model)
+
+
 def find_eot(clip: ClipBackbone, tokens: Tensor) -> Tensor:
     """Return the pooled position (C,) of token ids (C, L), by the rule of the model.
 
     Raises:
         UserError: If the model pools text in another way than at an end-of-text token.
     """
-    owner = getattr(clip.model, "text", clip.model)
+    owner = text_owner(clip)
     pool = getattr(owner, "text_pool_type", getattr(owner, "pool_type", None))
     if pool == "argmax":
         return tokens.argmax(dim=-1)
     if pool == "eos":
         end = getattr(owner, "text_eos_id", getattr(owner, "eos_id", None))
-        return (tokens == end).int().argmax(dim=-1)
+        return tokens.eq(cast("int", end)).int().argmax(dim=-1)
     raise UserError(
         f"{clip.arch} pools its text features by {pool!r}; prompt learning needs the state at the end-of-text "
         "token. Use a CLIP model such as clip=vit_b16."
@@ -135,11 +140,11 @@ def context_layout(
     Args:
         clip: The backbone, for its tokeniser.
         names: Class names; underscores become spaces, as in CoOp.
-        n_ctx: Number of context vectors. They replace the first tokens of ``words``; what is left of the words
-            stays as it is.
+        n_ctx: Number of context vectors. They replace the first tokens of ``words``; what is left of the
+            words stays as it is.
         words: Words before the name; None for placeholders.
-        position: ``end``: the name comes at the end, behind the context. ``middle``: half of the context stands
-            before the name. ``front``: the name comes first.
+        position: ``end``: the name comes at the end, behind the context. ``middle``: half of the context
+            stands before the name. ``front``: the name comes first.
 
     Raises:
         UserError: If the position is unknown, the words are too few or a prompt is too long.
@@ -172,7 +177,7 @@ def word_tokens(clip: ClipBackbone, words: str) -> int:
 @torch.no_grad()
 def word_vectors(clip: ClipBackbone, words: str, n_ctx: int) -> Tensor:
     """Return the frozen embeddings (n_ctx, d_t) of the first tokens of ``words``, in float32."""
-    owner = getattr(clip.model, "text", clip.model)
+    owner = text_owner(clip)
     tokens = clip.tokenize([words])[0, 1 : 1 + n_ctx]
     vectors: Tensor = owner.token_embedding(tokens.to(clip.device))
     return vectors.float().clone()

@@ -65,7 +65,7 @@ def packed_block(
         weights = both.softmax(dim=-1, dtype=torch.promote_types(both.dtype, torch.float32)).to(
             group_value.dtype
         )
-        shared, own_weights = weights.split([key.shape[1], length], dim=-1)
+        shared, own_weights = torch.split(weights, [key.shape[1], length], dim=-1)
         attended = own_weights @ group_value  # (count, H, asked, d_h)
         attended = attended + (shared.transpose(0, 1).flatten(1, 2) @ value).unflatten(
             1, (count, asked)
@@ -90,12 +90,12 @@ def finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
 
 def split_heads(x: Tensor, block: Any) -> Tensor:
     """Return states (N, d) as heads (H, N, d_h)."""
-    return x.unflatten(-1, (block.attn.num_heads, -1)).transpose(0, 1)
+    return torch.unflatten(x, -1, (block.attn.num_heads, -1)).transpose(0, 1)
 
 
 def _group(x: Tensor, count: int) -> Tensor:
     """Return (H, count · length, k) as (count, H, length, k)."""
-    return x.unflatten(1, (count, -1)).transpose(0, 1)
+    return torch.unflatten(x, 1, (count, -1)).transpose(0, 1)
 
 
 def _causal(length: int, like: Tensor) -> Tensor:

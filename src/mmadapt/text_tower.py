@@ -1,9 +1,9 @@
 """The frozen causal text tower, run block by block: over all positions, or over what classes do not share.
 
-SOS and a class-free context stand before the class name, and a causal tower lets no state depend on what comes
-later. So their states are the same for all classes, also where a layer's prompts replace them: they are computed
-once, the tokens of each class attend to their keys and values, and nothing behind EOT is computed at all. This
-is exact; the path over all positions is kept as its oracle.
+SOS and a class-free context stand before the class name, and a causal tower lets no state depend on what
+comes later. So their states are the same for all classes, also where a layer's prompts replace them: they
+are computed once, the tokens of each class attend to their keys and values, and nothing behind EOT is
+computed at all. This is exact; the path over all positions is kept as its oracle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.errors import UserError
-from mmadapt.prompts import Packing, TextLayout
+from mmadapt.prompts import Packing, TextLayout, text_owner
 from mmadapt.text_blocks import (
     Groups,
     finish,
@@ -36,8 +36,8 @@ class TextOutput(NamedTuple):
     Attributes:
         features: Raw text features (C, D), float32.
         taps: Residual stream behind the last S blocks, before the final layer norm: (S, C, T, d_t), where T
-            reaches the last EOT, or the whole context on the full path. On the shared path the positions behind a
-            class's EOT are zero.
+            reaches the last EOT, or the whole context on the full path. On the shared path the positions
+            behind a class's EOT are zero.
     """
 
     features: Tensor
@@ -58,7 +58,7 @@ class TextTower:
         Raises:
             UserError: If the tower is not a causal transformer of open_clip's own.
         """
-        owner = getattr(clip.model, "text", clip.model)
+        owner = text_owner(clip)
         transformer = getattr(owner, "transformer", None)
         if not hasattr(transformer, "resblocks") or getattr(owner, "cls_emb", None) is not None:
             raise UserError(
@@ -102,7 +102,7 @@ class TextTower:
             state = x[rows, layout.eot[classes].to(x.device)]
             return self._project(state), torch.stack(kept) if kept else x.new_empty(0)
 
-        return _run_chunks(run, torch.arange(len(layout)).split(chunk or len(layout)), prompts, taps)
+        return _run_chunks(run, torch.split(torch.arange(len(layout)), chunk or len(layout)), prompts, taps)
 
     def shared(
         self, layout: TextLayout, prompts: Sequence[Tensor], taps: int, chunk: int | None, blockwise: bool
@@ -227,7 +227,7 @@ def _unpack(packed: Tensor, groups: Groups, length: int) -> Tensor:
     """Return packed taps (S, N, d) as (S, C, length, d), zero behind each class's EOT."""
     if not len(packed):
         return packed
-    parts = packed.split([count * own for count, own in groups], dim=1)
+    parts = torch.split(packed, [count * own for count, own in groups], dim=1)
     return torch.cat(
         [
             F.pad(part.unflatten(1, (count, own)), (0, 0, 0, length - own))

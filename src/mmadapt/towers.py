@@ -22,10 +22,10 @@ _TEACHER = PromptSet()
 class PromptedTowers:
     """Runs the blocks of a frozen CLIP one by one, with prompts passed as values.
 
-    It holds no weights and no state of its own: called without prompts it is the frozen CLIP, so a teacher needs
-    no second copy. Where prompts stand follows MaPLe (arXiv 2210.03117, §3.2): text prompts replace positions
-    1..n; image prompts stand behind the patches; both are replaced before each block up to the prompt depth and
-    flow on afterwards.
+    It holds no weights and no state of its own: called without prompts it is the frozen CLIP, so a teacher
+    needs no second copy. Where prompts stand follows MaPLe (arXiv 2210.03117, §3.2): text prompts replace
+    positions 1..n; image prompts stand behind the patches; both are replaced before each block up to the
+    prompt depth and flow on afterwards.
 
     Attributes:
         clip: The frozen backbone.
@@ -44,10 +44,10 @@ class PromptedTowers:
 
         Args:
             clip: The frozen backbone.
-            text_path: ``shared`` computes the positions that all classes share once and stops at EOT: the same
-                numbers for a fraction of the work. ``full`` runs all positions of the context.
-            class_chunk: Classes per pass of the text tower, recomputed in the backward pass; None is all of them.
-                Trades a third more time for memory that does not grow with the classes.
+            text_path: ``shared`` computes the positions that all classes share once and stops at EOT: the
+                same numbers for a fraction of the work. ``full`` runs all positions of the context.
+            class_chunk: Classes per pass of the text tower, recomputed in the backward pass; None is all of
+                them. Trades a third more time for memory that does not grow with the classes.
             checkpoint: Recompute every block in the backward pass, in both towers.
 
         Raises:
@@ -71,13 +71,15 @@ class PromptedTowers:
             UserError: If the image tower takes no prompts.
         """
         self.check_vision()
-        return int(self.clip.model.visual.class_embedding.numel())
+        visual: Any = self.clip.visual
+        return int(visual.class_embedding.numel())
 
     @property
     def vision_layers(self) -> int:
         """Number of blocks of the image tower."""
         self.check_vision()
-        return len(self.clip.model.visual.transformer.resblocks)
+        visual: Any = self.clip.visual
+        return len(visual.transformer.resblocks)
 
     def check_vision(self) -> None:
         """Refuse an image tower that takes no prompts.
@@ -134,7 +136,7 @@ class PromptedTowers:
         if not self._is_vit and not prompts.vision:
             return self.clip.encode_image(images)
         self.check_vision()
-        visual: Any = self.clip.model.visual
+        visual: Any = self.clip.visual
         x = visual.conv1(images.to(self.clip.device, self.clip.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         x = x + visual.positional_embedding.to(x.dtype)
@@ -148,7 +150,7 @@ class PromptedTowers:
 
     @cached_property
     def _is_vit(self) -> bool:
-        visual: Any = self.clip.model.visual
+        visual: Any = self.clip.visual
         return (
             hasattr(visual, "class_embedding")
             and hasattr(getattr(visual, "transformer", None), "resblocks")

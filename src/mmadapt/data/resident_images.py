@@ -26,7 +26,8 @@ EVAL_BATCH = 100
 SIDE = 1.5
 """Limit of a resident image's shorter side as a multiple of the tower's input.
 
-Crops of a tenth of the area are still enlarged less than threefold; ImageNet's 16 shots take 7 GB of host memory.
+Crops of a tenth of the area are still enlarged less than threefold; ImageNet's 16 shots take 7 GB of host
+memory.
 """
 _IMAGES_PER_WORKER = 256
 
@@ -42,6 +43,7 @@ class ResidentImages(LightningDataModule):
 
     def __init__(
         self, data: FewShotData, transform: ImageTransform, crop_scale: tuple[float, float], *, batch_size: int,
+       
         seed: int, validate: bool, device: torch.device,
     ) -> None:  # fmt: skip
         """Bind data set, transform and recipe.
@@ -99,7 +101,8 @@ class ResidentImages(LightningDataModule):
         if factor < 1:
             width, height = (max(1, round(side * factor)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BICUBIC)
-        return pil_to_tensor(image)
+        pixels: Tensor = pil_to_tensor(image)
+        return pixels
 
     def _pixels(self, image: Image.Image) -> Tensor:
         """Return the test view as uint8, exactly: the transform's last steps are undone."""
@@ -163,7 +166,7 @@ class ImageEpochLoader:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        for rows in torch.randperm(len(self.images), generator=generator).split(self.batch_size):
+        for rows in torch.split(torch.randperm(len(self.images), generator=generator), self.batch_size):
             images, labels = zip(*(self.images[row] for row in rows.tolist()), strict=True)
             yield self.augment(list(images), generator), torch.stack(labels).to(self.device)
 

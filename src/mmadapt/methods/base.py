@@ -38,8 +38,8 @@ class Method(LightningModule, ABC):
         text_features: One unit text feature per class, (C, D).
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
-        image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W), and there
-            are no features for `adapt` and `search`.
+        image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
+            and there are no features for `adapt` and `search`.
     """
 
     uses_shots: ClassVar[bool] = True

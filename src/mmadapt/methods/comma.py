@@ -28,18 +28,19 @@ Remedy = Literal["none", "residual", "learned"]
 class COMMA(DeepPromptMethod):
     """``V₀ = F(T₀)``, ``Vₗ₊₁ = G(Vₗ, Tₗ)``; cross-entropy plus ``w · mean(1 − cos(token, CLIP's token))``.
 
-    The paper's equations are computed in the graph (``mode=in_graph``). The released code (3584f31) writes the
-    generated prompts through ``.data``, so that no generator is ever trained; ``mode=released`` does the same:
-    generators stay at their random start and pass no gradient on. ``mode=symmetric`` generates the text prompts
-    too, as the authors' later DCP does (NeurIPS 2024): one bottleneck per tower and layer on both prompts side by
-    side, with a layer norm of its own; first image prompts and insertion stay COMMA's.
+    The paper's equations are computed in the graph (``mode=in_graph``). The released code (3584f31) writes
+    the generated prompts through ``.data``, so that no generator is ever trained; ``mode=released`` does
+    the same: generators stay at their random start and pass no gradient on. ``mode=symmetric`` generates
+    the text prompts too, as the authors' later DCP does (NeurIPS 2024): one bottleneck per tower and layer
+    on both prompts side by side, with a layer norm of its own; first image prompts and insertion stay
+    COMMA's.
 
     Attributes:
         projection: F, a linear map d_t → d_v with bias.
         generators: G of each layer behind the first; their numbers are not shared.
         base: Learned part of V₁ …, for ``collapse_remedy=learned``.
-        teacher_states: Unit token states of the frozen CLIP behind the last S blocks at the M compared positions,
-            (S, M, d_t).
+        teacher_states: Unit token states of the frozen CLIP behind the last S blocks at the M compared
+            positions, (S, M, d_t).
         teacher_rows: Class of each compared position, (M,).
         teacher_columns: Where it is in the learned prompt, (M,).
     """
@@ -76,12 +77,13 @@ class COMMA(DeepPromptMethod):
             ctx_init: Words before the name that T₀ starts from; None, or more than four vectors: N(0, 0.02²).
             kd_weight: Weight w of the distance to CLIP's tokens; 0 leaves it out.
             kd_positions: Which token positions are compared. ``valid``: those up to EOT in both prompts.
-                ``eos``: EOT with EOT, wherever they stand. ``all``: all positions of the context, as released,
-                most of which are padding behind EOT; needs the full text path. None: ``all`` for
+                ``eos``: EOT with EOT, wherever they stand. ``all``: all positions of the context, as
+                released, most of which are padding behind EOT; needs the full text path. None: ``all`` for
                 ``mode=released``, else ``valid``.
             kd_layers: Number S of last text blocks compared (released: 1; its code for more runs one block S
                 times).
-            kd_template: Hand-written prompt of the teacher with ``{}``; None is the data set's first template.
+            kd_template: Hand-written prompt of the teacher with ``{}``; None is the data set's first
+                template.
             collapse_remedy: At the start all n image prompts of a generated layer are equal, because the
                 attention is uniform. ``residual`` adds Vₗ to Vₗ₊₁; ``learned`` adds a free prompt per layer;
                 ``none`` leaves it as published. For the generators of ``in_graph`` and ``released``.
@@ -144,7 +146,7 @@ class COMMA(DeepPromptMethod):
         if not self.kd_weight:
             return super().loss(batch)
         prompts = self.prompts()
-        path = "full" if self.kd_positions == "all" else None
+        path: TextPath | None = "full" if self.kd_positions == "all" else None
         text = self.towers.encode_text(self.layout, prompts, taps=self.kd_layers, path=path)
         features = self.towers.encode_image(inputs, prompts) if inputs.ndim == 4 else inputs
         logits = self._cosines(features, F.normalize(text.features, dim=-1))
@@ -158,7 +160,7 @@ class COMMA(DeepPromptMethod):
         """
         if not self.kd_weight:
             raise UserError("method.kd_weight=0 leaves out the teacher; give it a positive weight.")
-        path = "full" if self.kd_positions == "all" else None
+        path: TextPath | None = "full" if self.kd_positions == "all" else None
         taps = self.towers.encode_text(self.layout, self.prompts(), taps=self.kd_layers, path=path).taps
         return self._distance(taps)
 

@@ -40,7 +40,8 @@ class CoOp(PromptMethod):
         Args:
             clip: The frozen backbone, any image tower.
             classes: Names and templates of the C classes.
-            n_ctx: Number of context vectors; the number of tokens in ``ctx_init`` if that is given, as released.
+            n_ctx: Number of context vectors; the number of tokens in ``ctx_init`` if that is given, as
+                released.
             ctx_init: Words to start from, for example ``a photo of a``; None starts from N(0, 0.02²).
             position: Where the class name stands: ``end``, ``middle`` of the context, or ``front``.
             class_specific: A context of its own for each class. Then classes share no more than SOS, and the

@@ -46,8 +46,8 @@ class PromptRecipe(Recipe, TowerOptions, total=False):
 class PromptMethod(Method):
     """``logits = s · n(image feature) · n(text feature)ᵀ`` with learned prompts in one tower or in both.
 
-    A method writes `prompts`. Its parameters are float32 whatever the precision of the towers: an update of the
-    size of 1e-5, the warm-up rate of the recipes, is lost in half precision.
+    A method writes `prompts`. Its parameters are float32 whatever the precision of the towers: an update of
+    the size of 1e-5, the warm-up rate of the recipes, is lost in half precision.
 
     Attributes:
         towers: The frozen towers that take the prompts.
@@ -77,7 +77,8 @@ class PromptMethod(Method):
             clip: The frozen backbone.
             classes: Names and templates of the C classes.
             n_ctx: Number of context vectors.
-            ctx_init: Words before the class name whose first embeddings start the context; None for random ones.
+            ctx_init: Words before the class name whose first embeddings start the context; None for random
+                ones.
             position: Where the class name stands.
             text_features: Not used: the text features are what is learned.
             text_path: See `PromptedTowers`.
@@ -123,7 +124,8 @@ class PromptMethod(Method):
     def class_features(self, prompts: PromptSet | None = None) -> Tensor:
         """Return one unit text feature per class (C, D).
 
-        Without gradients they are computed once and kept until the prompts change: once per class list at test.
+        Without gradients they are computed once and kept until the prompts change: once per class list at
+        test.
         """
         prompts = prompts or self.prompts()
         if torch.is_grad_enabled():
