@@ -42,7 +42,9 @@ class Case:
         names = class_names(classes)
         self.layout: TextLayout = context_layout(self.clip, names, count, words)
         width = self.towers.text.width
-        self.prompts = [(0.02 * torch.randn(count, width, generator=generator)).requires_grad_() for _ in range(depth)]
+        self.prompts = [
+            (0.02 * torch.randn(count, width, generator=generator)).requires_grad_() for _ in range(depth)
+        ]
         self.images = F.normalize(torch.randn(32, self.clip.dim, generator=generator), dim=-1)
         self.labels = torch.randint(classes, (32,), generator=generator)
         self.distils = method == "comma"
@@ -73,7 +75,9 @@ class Case:
         model, tokens, n = self.clip.model, self.layout.tokens, len(self.prompts[0])
         with torch.no_grad():
             embedded = model.token_embedding(tokens)
-        x = torch.cat([embedded[:, :1], self.prompts[0].expand(len(tokens), -1, -1), embedded[:, 1 + n :]], dim=1)
+        x = torch.cat(
+            [embedded[:, :1], self.prompts[0].expand(len(tokens), -1, -1), embedded[:, 1 + n :]], dim=1
+        )
         x = x + model.positional_embedding
         for i, block in enumerate(model.transformer.resblocks):
             if 0 < i < len(self.prompts):
@@ -90,7 +94,9 @@ def main() -> None:
     parser.add_argument("--classes", nargs="+", type=int, default=[32, 100])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--peak", choices=["reference", "candidate"], help="print one step's peak memory in MiB")
+    parser.add_argument(
+        "--peak", choices=["reference", "candidate"], help="print one step's peak memory in MiB"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     clip = ClipBackbone("ViT-B-16-quickgelu", None)
@@ -104,16 +110,27 @@ def main() -> None:
         for classes in options.classes:
             case = Case(method, classes, clip)
             outcomes.append(
-                compare(f"{method} C={classes}", case.reference, case.candidate, relative,
-                        limit=1e-4, goal=GOALS.get(classes, 10.0), pairs=options.pairs)  # fmt: skip
+                compare(
+                    f"{method} C={classes}",
+                    case.reference,
+                    case.candidate,
+                    relative,
+                    limit=1e-4,
+                    goal=GOALS.get(classes, 10.0),
+                    pairs=options.pairs,
+                )
             )
             if classes >= 100 and not options.no_memory:
                 arguments = ("--methods", method, "--classes", str(classes), "--peak")
-                peaks = {side: peak_of("benchmarks.prompt_step", *arguments, side) for side in ("reference", "candidate")}
+                peaks = {
+                    side: peak_of("benchmarks.prompt_step", *arguments, side)
+                    for side in ("reference", "candidate")
+                }
                 memory[f"{method} C={classes}"] = peaks
                 ratio = peaks["reference"] / peaks["candidate"]
-                print(f"{method} C={classes}: peak {peaks['reference']:.0f} -> {peaks['candidate']:.0f} MiB, "
-                      f"{ratio:.1f}x, goal {MEMORY_GOAL:g}x{'' if ratio >= MEMORY_GOAL else ', MISSED'}", flush=True)  # fmt: skip
+                change = f"{peaks['reference']:.0f} -> {peaks['candidate']:.0f} MiB, {ratio:.1f}x"
+                verdict = "" if ratio >= MEMORY_GOAL else ", MISSED"
+                print(f"{method} C={classes}: peak {change}, goal {MEMORY_GOAL:g}x{verdict}", flush=True)
     print(f"stored in {store('prompt_step', outcomes, peak_mib=memory)}")
 
 

@@ -76,7 +76,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     clock.lap("eval_seconds")
     _save_weights(method, run_dir)
     trainable = sum(p.numel() for p in method.trainable_parameters())
-    result = Result(
+    return Result(
         key=key,
         scores={"test": method.final_score},
         selection=selection,
@@ -91,7 +91,6 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
         config=dict(config),
         provenance=provenance(device, started, trainer.world_size),
     )
-    return result
 
 
 def _resident(
@@ -163,19 +162,21 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
             "trainer.max_steps and max_time do not apply: one Lightning step is one epoch here. Use method.epochs."
         )
     precision = str(node.get("precision", ""))
-    if precision.startswith(("16-true", "bf16-true")):
+    if precision in ("16-true", "bf16-true"):
+        name = precision.removesuffix("-true")
         raise UserError(
             f"trainer.precision={precision} would store what is learned in 16 bits, too few for small learning rates. "
-            f"Use clip.precision={'fp16' if precision.startswith('16') else 'bf16'} or trainer.precision={precision.replace('true', 'mixed')}."
+            f"Use clip.precision={'fp16' if name == '16' else name} or trainer.precision={name}-mixed."
         )
     logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(
-        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir, enable_checkpointing=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        node, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     if trainer.world_size > 1:
         raise UserError(
-            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet; use one."
+            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet. "
+            "Use trainer.devices=1."
         )
     return trainer
 
@@ -185,8 +186,8 @@ def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
         return False
     if str(node.get("_target_", "")).endswith("CSVLogger"):
         (run_dir / "metrics.csv").unlink(missing_ok=True)
-        return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir, name="", version="")
-    return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir)
+        return instantiate(node, "logger", save_dir=run_dir, name="", version="")
+    return instantiate(node, "logger", save_dir=run_dir)
 
 
 @lru_cache(maxsize=2)

@@ -52,7 +52,9 @@ class Packing:
         lengths = [length for count, length in self.groups for _ in range(count)]
         return [
             (classes, _runs(lengths[start : start + size]))
-            for start, classes in zip(range(0, len(lengths), size), torch.split(self.order, size), strict=True)
+            for start, classes in zip(
+                range(0, len(lengths), size), torch.split(self.order, size), strict=True
+            )
         ]
 
 
@@ -154,7 +156,8 @@ def context_layout(
     leading = words if words else " ".join(["X"] * n_ctx)
     if words and (count := word_tokens(clip, words)) < n_ctx:
         raise UserError(
-            f"method.ctx_init={words!r} has {count} tokens, fewer than n_ctx={n_ctx}. Lower n_ctx, use more words, or ctx_init=null."
+            f"method.ctx_init={words!r} has {count} tokens, fewer than n_ctx={n_ctx}. "
+            "Lower n_ctx, use more words, or ctx_init=null."
         )
     spaced = [name.replace("_", " ") for name in names]
     tokens = clip.tokenize([f"{leading} {name}." for name in spaced])

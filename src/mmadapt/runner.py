@@ -51,8 +51,9 @@ def execute(cfg: DictConfig, method: str, run_dir: Path, overrides: Sequence[str
         return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
     if finished is not None and not config["overwrite"]:
         changed = differences(finished.config, config)
+        listed = "; ".join(changed[:8]) + ("; …" if len(changed) > 8 else "")
         raise UserError(
-            f"{run_dir} holds a result of another configuration ({'; '.join(changed[:8])}{'; …' if len(changed) > 8 else ''}). "
+            f"{run_dir} holds a result of another configuration ({listed}). "
             "Use tag=<new> to keep both or overwrite=true to replace it."
         )
     key = RunKey(
@@ -85,7 +86,7 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
     try:
         yield
     except BaseException as error:
-        package.error("The run failed.", exc_info=not isinstance(error, UserError))
+        package.info("The run failed: %s", error, exc_info=not isinstance(error, UserError))
         failure = {
             "error": f"{type(error).__name__}: {error}",
             "overrides": list(overrides),

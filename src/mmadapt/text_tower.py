@@ -148,7 +148,8 @@ class TextTower:
             else:
                 learned = context[torch.arange(len(context), device=device)[:, None], index]
             x = torch.where((at >= 0)[..., None], learned, x)
-        return x + owner.positional_embedding[positions.to(device)].to(dtype)
+        embedded: Tensor = x + owner.positional_embedding[positions.to(device)].to(dtype)
+        return embedded
 
     def _project(self, state: Tensor) -> Tensor:
         """Return features (C, D) of the residual stream at EOT, (C, d_t)."""

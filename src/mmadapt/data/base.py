@@ -35,10 +35,10 @@ class ClassSet:
 
     def prompts(self) -> list[list[str]]:
         """Return the prompts of each class, (C, T); underscores in names become spaces, as in CoOp."""
-        return [[t.format(name.replace("_", " ")) for t in self.templates] for name in self.names]
+        return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
 
 
-class TestLockedError(RuntimeError):
+class LockedTestError(RuntimeError):
     """Something asked for test images before the final score."""
 
 
@@ -91,11 +91,16 @@ class FewShotData(LightningDataModule, ABC):
                 raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
         if on_bad_image not in ("error", "skip"):
             raise UserError(f"data.on_bad_image={on_bad_image!r} is unknown. Use error or skip.")
-        for template in [templates] if isinstance(templates, str) else templates:
-            if template.count("{}") != 1:
+        templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        if not templates:
+            raise UserError(
+                "data.templates is empty: at least one prompt such as 'a photo of a {}.' is needed."
+            )
+        for template in templates:
+            if not isinstance(template, str) or template.count("{}") != 1:
                 raise UserError(f"The template {template!r} must hold {{}} once, where the class name goes.")
         self.name, self.shots, self.split_seed, self.subset = name, shots, split_seed, subset
-        self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        self.templates = templates
         self.val_shots = min(shots, 4) if val_shots is None else val_shots
         self.on_bad_image, self.num_workers = on_bad_image, num_workers
         self._splits: Splits | None = None
@@ -126,7 +131,8 @@ class FewShotData(LightningDataModule, ABC):
             listed = ", ".join(f"{name} ({count})" for name, count in list(self.short_classes.items())[:5])
             log.warning(
                 "%d of %d classes have fewer than %d training images, all of them are used: %s%s",
-                len(self.short_classes), len(self.classes), self.shots, listed, ", …" if len(self.short_classes) > 5 else "",
+                len(self.short_classes), len(self.classes), self.shots, listed,
+                ", …" if len(self.short_classes) > 5 else "",
             )  # fmt: skip
 
     def _short(self, images: ImageSet) -> dict[str, int]:
@@ -142,10 +148,10 @@ class FewShotData(LightningDataModule, ABC):
         """The test images.
 
         Raises:
-            TestLockedError: Before `open_test`.
+            LockedTestError: Before `open_test`.
         """
         if not self._test_open or self._splits is None:
-            raise TestLockedError(
+            raise LockedTestError(
                 "The test images are locked until the final score: epochs and hyper-parameters are chosen on val."
             )
         return self._splits.test

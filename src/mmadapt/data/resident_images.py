@@ -43,7 +43,6 @@ class ResidentImages(LightningDataModule):
 
     def __init__(
         self, data: FewShotData, transform: ImageTransform, crop_scale: tuple[float, float], *, batch_size: int,
-       
         seed: int, validate: bool, device: torch.device,
     ) -> None:  # fmt: skip
         """Bind data set, transform and recipe.

@@ -144,7 +144,7 @@ class Method(LightningModule, ABC):
         for batch in epoch:
             loss = self.loss(batch)
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()
             self._scaler.step(optimizer)  # type: ignore[arg-type]
             self._scaler.update()
             losses.append(loss.detach())
@@ -155,7 +155,8 @@ class Method(LightningModule, ABC):
         mean = torch.stack(losses).mean()
         if not torch.isfinite(mean):
             raise UserError(
-                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. Lower method.optimizer.lr."
+                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. "
+                "Lower method.optimizer.lr."
             )
         self.log("train/loss", mean)
 
@@ -203,7 +204,8 @@ class Method(LightningModule, ABC):
         missing = [key for key in result.missing_keys if not key.startswith("clip.")]
         if strict and (missing or result.unexpected_keys):
             raise UserError(
-                f"These weights are not of {type(self).__name__} with this configuration: missing {missing}, unknown {result.unexpected_keys}."
+                f"These weights are not of {type(self).__name__} with this configuration: "
+                f"missing {missing}, unknown {result.unexpected_keys}."
             )
         return result
 
