@@ -204,6 +204,7 @@ def test_values_are_checked(clip):
         ({"kd_layers": 5}, "kd_layers"),
         ({"collapse_remedy": "more"}, "residual"),
         ({"depth": 5}, "depth"),
+        ({"kd_template": "a photo"}, "kd_template"),
     ):
         with pytest.raises(UserError, match=word):
             COMMA(clip, PETS, **{"depth": 2, **options})

@@ -14,8 +14,7 @@ from torchvision.transforms import functional as TF
 
 from mmadapt.augment import crop_and_resize, random_views
 from mmadapt.clip import ClipBackbone
-from mmadapt.data import base
-from mmadapt.data.base import ClassSet
+from mmadapt.data.base import ClassSet, LockedTestError
 from mmadapt.data.resident_images import ResidentImages
 from mmadapt.data.shapes import ShapesData
 from mmadapt.errors import UserError
@@ -191,7 +190,7 @@ def test_resident_images(clip):
     views, labels = next(iter(resident.val_dataloader()))
     image = data.val.source.load(min(data.val.indices))
     torch.testing.assert_close(views[0], clip.transform(image), atol=1e-6, rtol=1e-6)
-    with pytest.raises(base.TestLockedError):
+    with pytest.raises(LockedTestError):
         resident.test_dataloader()
     data.open_test()
     views, labels = next(iter(resident.test_dataloader()))

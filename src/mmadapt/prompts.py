@@ -154,7 +154,13 @@ def context_layout(
     if position not in ("end", "middle", "front"):
         raise UserError(f"method.position={position!r} is unknown. Use end, middle or front.")
     leading = words if words else " ".join(["X"] * n_ctx)
-    if words and (count := word_tokens(clip, words)) < n_ctx:
+    count = word_tokens(clip, words) if words else n_ctx
+    if count > n_ctx and position != "end":
+        raise UserError(
+            f"method.position={position} needs a context of its own: n_ctx={n_ctx} leaves some of {words!r} in place. "
+            f"Use n_ctx={count} or position=end."
+        )
+    if count < n_ctx:
         raise UserError(
             f"method.ctx_init={words!r} has {count} tokens, fewer than n_ctx={n_ctx}. "
             "Lower n_ctx, use more words, or ctx_init=null."

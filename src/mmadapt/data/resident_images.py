@@ -84,7 +84,7 @@ class ResidentImages(LightningDataModule):
         """Return the test batches; the images are read as they are asked for.
 
         Raises:
-            TestLockedError: Before the data set's `open_test`.
+            LockedTestError: Before the data set's `open_test`.
         """
         images = self.data.test
         return ImageEvalLoader(

@@ -103,12 +103,8 @@ class COMMA(DeepPromptMethod):
         if kd_weight < 0 or not 1 <= kd_layers <= self.towers.text.layers:
             raise UserError(f"method.kd_weight={kd_weight}, kd_layers={kd_layers}: need kd_weight ≥ 0 and kd_layers "
                             f"between 1 and the {self.towers.text.layers} blocks of the text tower.")  # fmt: skip
-        self.mode, self.kd_weight, self.kd_positions, self.kd_layers = (
-            mode,
-            kd_weight,
-            kd_positions,
-            kd_layers,
-        )
+        self.mode, self.kd_weight, self.kd_layers = mode, kd_weight, kd_layers
+        self.kd_positions = kd_positions
         self.collapse_remedy = collapse_remedy
         text_width, vision_width = self.towers.text.width, self.towers.vision_width
         self.projection = nn.Linear(text_width, vision_width)
@@ -170,8 +166,10 @@ class COMMA(DeepPromptMethod):
 
     @torch.no_grad()
     def _ask_teacher(self, template: str) -> None:
-        prompts = [template.format(name.replace("_", " ")) for name in self.classes.names]
-        layout = plain_layout(self.clip, prompts)
+        if "{}" not in template:
+            raise UserError(f"method.kd_template={template!r} must hold {{}} where the class name goes.")
+        prompts = ClassSet(self.classes.names, (template,)).prompts()
+        layout = plain_layout(self.clip, [prompt for (prompt,) in prompts])
         path: TextPath | None = None
         if self.kd_positions == "all":
             path = "full"
