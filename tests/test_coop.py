@@ -8,12 +8,15 @@ from functools import partial
 import open_clip
 import pytest
 import torch
+from lightning import Trainer
 from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.config import register_resolvers
 from mmadapt.data.base import ClassSet
+from mmadapt.data.resident import EpochLoader
 from mmadapt.errors import UserError
+from mmadapt.features import FeatureSet
 from mmadapt.methods.coop import CoOp
 from mmadapt.methods.zero_shot import ZeroShot
 from mmadapt.optim import DasslCosine
@@ -202,3 +205,21 @@ def test_values_are_checked(clip):
         CoOp(clip, CLASSES, optimizer=partial(torch.optim.SGD, lr=0.1)).configure_optimizers().defaults["lr"]
         == 0.1
     )
+
+
+@pytest.mark.parametrize(("towers", "trainer"), [("fp16", "32-true"), ("bf16", "32-true"), ("fp32", "bf16-mixed")])
+def test_lightning_trains_float32_prompts(clip, towers, trainer):
+    low = ClipBackbone("coop-clip", None, precision=towers, seed=1)
+    method = CoOp(low, CLASSES, n_ctx=3, optimizer=partial(torch.optim.SGD, lr=0.05))
+    before = method.ctx.detach().clone()
+    features, labels = batch(low)
+    loader = EpochLoader(FeatureSet(features[None], labels), 4, 0)
+    fit = Trainer(
+        max_epochs=2, accelerator="cpu", precision=trainer, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    fit.fit(method, train_dataloaders=loader)
+    assert method._scaler.is_enabled() == (towers == "fp16")
+    assert method.ctx.dtype == torch.float32
+    assert method.ctx.isfinite().all()
+    assert not torch.equal(method.ctx, before)
