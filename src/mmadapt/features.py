@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet, FewShotData
 from mmadapt.data.images import BadImageError, FileHashes, ImageSet
+from mmadapt.errors import UserError
 from mmadapt.progress import ProgressBar
 from mmadapt.store import FeatureStore
 
@@ -72,10 +73,13 @@ class FeatureEncoder:
         """Return raw features of all images, every view of each.
 
         View v of an image is drawn from a generator keyed by (image content, v), so it is the same for every
-        method, number of shots and seed. Rows of undecodable images are NaN if ``skip_bad``.
+        method, number of shots and seed. Rows of undecodable images are NaN if ``skip_bad``; they are not
+        stored, because the next run may be able to read them.
 
         Raises:
-            BadImageError: If an image cannot be decoded and ``skip_bad`` is False.
+            BadImageError: If images cannot be decoded and ``skip_bad`` is False; raised when all others are
+                encoded, so that it can name them all.
+            UserError: If the tower overflows in its precision.
         """
         space = self._space("image", transform=dict(self.clip.transform.spec))
         if views.count:
@@ -90,15 +94,20 @@ class FeatureEncoder:
             tensors = _load(dataset, [divmod(i, count) for i in missing], workers)
             return self._encode(tensors, len(missing), f"encoding {label} with {self.clip.name}")
 
-        rows = self.store.fetch(space, keys, compute)
-        rows = rows.view(size, count, -1)
-        bad = torch.isnan(rows[:, :, 0]).any(dim=1).nonzero().flatten().tolist()
+        rows = self.store.fetch(space, keys, compute).view(size, count, self.clip.dim)
+        overflown = torch.isinf(rows[:, :, 0]).any(dim=1).nonzero().flatten().tolist()
+        if overflown:
+            raise UserError(f"The features of {_some(images, overflown)} are not finite in {self.clip.precision}. "
+                            "Use clip.precision=bf16 or fp32.")  # fmt: skip
+        bad = _undecodable(rows.transpose(0, 1))
         if bad and not skip_bad:
-            images.source.load(images.indices[bad[0]])  # raises, unless the tower itself overflowed
-            name = images.source.name(images.indices[bad[0]])
-            raise BadImageError(
-                f"The features of {name} are not finite in {self.clip.precision}. Use clip.precision=bf16."
-            )
+            try:
+                images.source.load(images.indices[bad[0]])
+                reason = "It can be read now; run again."
+            except BadImageError as error:
+                reason = str(error)
+            raise BadImageError(f"{len(bad)} of {size} images cannot be decoded: {_some(images, bad)}. {reason} "
+                                "Repair or remove them, or set data.on_bad_image=skip.")  # fmt: skip
         return FeatureSet(rows.transpose(0, 1).contiguous(), images.labels)
 
     def text_features(self, classes: ClassSet) -> Tensor:
@@ -137,9 +146,10 @@ class FeatureEncoder:
         try:
             for images, good in batches:
                 padded = images if len(images) == BATCH else F.pad(images, (0,) * 7 + (BATCH - len(images),))
-                rows = self.clip.encode_image(padded)[: len(images)]
-                rows[~good.to(rows.device)] = torch.nan
-                chunk.append(rows.cpu())
+                rows = self.clip.encode_image(padded)[: len(images)].cpu()
+                rows[~rows.isfinite().all(dim=1)] = torch.inf
+                rows[~good] = torch.nan
+                chunk.append(rows)
                 bar.advance(len(images))
                 self.encoded += len(images)
                 if sum(map(len, chunk)) >= _SHARD:
@@ -199,19 +209,22 @@ def _load(
 
 def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, int]:
     """Leave out images that could not be decoded; say how many and name the first five."""
-    bad = torch.isnan(features.image_features[:, :, 0]).any(dim=0)
-    count = int(bad.sum())
-    if not count:
+    bad = _undecodable(features.image_features)
+    if not bad:
         return features, 0
-    names = [images.source.name(images.indices[i]) for i in bad.nonzero().flatten().tolist()]
-    log.warning(
-        "%d %s images cannot be decoded and are left out: %s%s",
-        count,
-        kind,
-        ", ".join(names[:5]),
-        ", …" if count > 5 else "",
-    )
-    return FeatureSet(features.image_features[:, ~bad], features.labels[~bad]), count
+    log.warning("%d %s images cannot be decoded and are left out: %s", len(bad), kind, _some(images, bad))
+    good = torch.ones(len(images), dtype=torch.bool)
+    good[bad] = False
+    return FeatureSet(features.image_features[:, good], features.labels[good]), len(bad)
+
+
+def _undecodable(image_features: Tensor) -> list[int]:
+    return torch.isnan(image_features[:, :, 0]).any(dim=0).nonzero().flatten().tolist()
+
+
+def _some(images: ImageSet, positions: Sequence[int]) -> str:
+    names = [images.source.name(images.indices[i]) for i in positions[:5]]
+    return ", ".join(names) + (", …" if len(positions) > 5 else "")
 
 
 @lru_cache(maxsize=8)

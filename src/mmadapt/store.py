@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from mmadapt.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -45,21 +48,28 @@ class FeatureStore:
             space: JSON-like description of what all rows share; any change of it is another space.
             keys: Content key of each row; equal keys share a row.
             compute: Called once with the positions (first occurrence of each missing key). The chunks it
-                yields are stored one by one, so a killed run keeps what it had encoded.
+                yields are stored one by one, so a killed run keeps what it had encoded. Rows that are not
+                finite are returned but not stored: what failed once is tried again.
+
+        Raises:
+            UserError: If rows cannot be written.
         """
         opened = self._open(space)
         missing = opened.missing(keys)
         if missing:
             opened.refresh()
             missing = opened.missing(keys)
-        done = 0
+        done, failed = 0, dict[str, Tensor]()
         for chunk in compute(missing) if missing else ():
-            positions = missing[done : done + len(chunk)]
-            opened.append([keys[i] for i in positions], chunk.detach().to("cpu", torch.float32).contiguous())
-            done += len(chunk)
+            rows = chunk.detach().to("cpu", torch.float32)
+            new = [keys[i] for i in missing[done : done + len(rows)]]
+            finite = rows.isfinite().all(dim=1)
+            failed.update((key, row) for key, row, good in zip(new, rows, finite, strict=True) if not good)
+            opened.append([key for key, good in zip(new, finite, strict=True) if good], rows[finite])
+            done += len(rows)
         if done != len(missing):
             raise RuntimeError(f"{len(missing)} rows were asked for, {done} were computed.")
-        return opened.gather(keys)
+        return opened.gather(keys, failed)
 
     def _open(self, space: Mapping[str, Any]) -> _Space:
         text = json.dumps(space, sort_keys=True, default=str)
@@ -84,7 +94,16 @@ class _Space:
                 first.setdefault(key, position)
         return list(first.values())
 
-    def gather(self, keys: Sequence[str]) -> Tensor:
+    def gather(self, keys: Sequence[str], failed: Mapping[str, Tensor]) -> Tensor:
+        if failed:
+            width = len(next(iter(failed.values())))
+            good = [key not in failed for key in keys]
+            rows = torch.empty(len(keys), width)
+            rows[good] = self.gather([key for key in keys if key not in failed], {}).view(-1, width)
+            for position, key in enumerate(keys):
+                if key in failed:
+                    rows[position] = failed[key]
+            return rows
         places = [self.rows[key] for key in keys]
         if not places:
             return torch.empty(0, self.shards[0].shape[1] if self.shards else 0)
@@ -109,18 +128,23 @@ class _Space:
                 self.seen.add(path.name)
                 self._read(path)
             elif path.suffix == ".tmp" and _age(path) > _STALE_SECONDS:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # another user's, or gone by now
+                    path.unlink()
 
     def append(self, keys: list[str], rows: Tensor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "space.json").exists():
-            _replace(
-                self.folder / "space.json",
-                lambda path: path.write_text(self.description + "\n", encoding="utf-8"),
-            )
+        if not keys:
+            return
         name = f"{uuid.uuid4().hex}.safetensors"
         metadata = {"keys": json.dumps(keys), "checksum": _checksum(keys, rows)}
-        _replace(self.folder / name, lambda path: save_file({"features": rows}, path, metadata))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "space.json").exists():
+                text = self.description + "\n"
+                _replace(self.folder / "space.json", lambda path: path.write_text(text, encoding="utf-8"))
+            _replace(self.folder / name, lambda path: save_file({"features": rows}, path, metadata))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"Features cannot be stored in {self.folder}: {error}. Set paths.features=… or "
+                            "MMADAPT_FEATURES to a folder with space that you can write to.") from error  # fmt: skip
         self.seen.add(name)
         self._index(keys, rows)
 

@@ -35,7 +35,7 @@ class ClassSet:
 
     def prompts(self) -> list[list[str]]:
         """Return the prompts of each class, (C, T); underscores in names become spaces, as in CoOp."""
-        return [[t.format(name.replace("_", " ")) for t in self.templates] for name in self.names]
+        return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
 
 
 class TestLockedError(RuntimeError):
@@ -91,11 +91,14 @@ class FewShotData(LightningDataModule, ABC):
                 raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
         if on_bad_image not in ("error", "skip"):
             raise UserError(f"data.on_bad_image={on_bad_image!r} is unknown. Use error or skip.")
-        for template in [templates] if isinstance(templates, str) else templates:
-            if template.count("{}") != 1:
+        templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        if not templates:
+            raise UserError("data.templates is empty: at least one prompt such as 'a photo of a {}.' is needed.")
+        for template in templates:
+            if not isinstance(template, str) or template.count("{}") != 1:
                 raise UserError(f"The template {template!r} must hold {{}} once, where the class name goes.")
         self.name, self.shots, self.split_seed, self.subset = name, shots, split_seed, subset
-        self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        self.templates = templates
         self.val_shots = min(shots, 4) if val_shots is None else val_shots
         self.on_bad_image, self.num_workers = on_bad_image, num_workers
         self._splits: Splits | None = None

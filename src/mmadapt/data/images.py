@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mmadapt.errors import UserError
+
+
+_TICK_NS = 2_000_000_000
+"""Coarsest clock of a common file system (FAT: two seconds)."""
 
 
 class BadImageError(UserError):
@@ -33,8 +38,8 @@ class FileHashes:
 
     def __init__(self, folder: Path | None = None) -> None:
         """Open the memory in ``folder``; None keeps it in this process only."""
-        self._known: dict[tuple[str, int, int, int], str] = {}
-        self._new: list[tuple[str, int, int, int, str]] = []
+        self._known: dict[tuple[bytes, int, int, int], str] = {}
+        self._new: list[tuple[bytes, int, int, int, str]] = []
         self._database = folder / "files.sqlite" if folder is not None else None
         for *signature, digest in self._query("SELECT path, size, mtime, ctime, hash FROM files"):
             self._known[tuple(signature)] = digest  # type: ignore[index]
@@ -47,14 +52,19 @@ class FileHashes:
         """
         try:
             stat = os.stat(path)
-            signature = (str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            if signature not in self._known:
-                with open(path, "rb") as stream:
-                    self._known[signature] = hashlib.file_digest(stream, _blake2b).hexdigest()
-                self._new.append((*signature, self._known[signature]))
+            # Bytes: names need not be valid Unicode.
+            signature = (os.fsencode(os.path.abspath(path)), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            if signature in self._known:
+                return self._known[signature]
+            with open(path, "rb") as stream:
+                digest = hashlib.file_digest(stream, _blake2b).hexdigest()
         except OSError as error:
             raise BadImageError(f"The image {path} cannot be read: {error.strerror}.") from error
-        return self._known[signature]
+        # A file that was written a moment ago may change again within one tick of its file system's clock.
+        if time.time_ns() - stat.st_ctime_ns > _TICK_NS:
+            self._known[signature] = digest
+            self._new.append((*signature, digest))
+        return digest
 
     def save(self) -> None:
         """Add what was hashed since the last call to the shared memory."""
@@ -69,7 +79,7 @@ class FileHashes:
             self._database.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._database, timeout=30)) as connection, connection:
                 connection.execute(
-                    "CREATE TABLE IF NOT EXISTS files (path TEXT, size INT, mtime INT, ctime INT, hash TEXT, "
+                    "CREATE TABLE IF NOT EXISTS files (path BLOB, size INT, mtime INT, ctime INT, hash TEXT, "
                     "PRIMARY KEY (path)) WITHOUT ROWID"
                 )
                 if rows:
@@ -84,7 +94,7 @@ class FileHashes:
             return []
 
 
-def _blake2b() -> "hashlib._Hash":
+def _blake2b() -> Any:
     return hashlib.blake2b(digest_size=16)
 
 
@@ -133,19 +143,24 @@ class ImageFiles:
                 return to_rgb(image)
         except UnidentifiedImageError as error:
             raise BadImageError(f"{path} is not an image file.") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadImageError(f"The image {path} cannot be decoded: {error}.") from error
+        except Exception as error:  # decoders fail in many ways on broken files: RuntimeError, struct.error, …
+            raise BadImageError(f"The image {path} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert to RGB on load, as CoOp and Tip-Adapter do (open_clip converts after the resize).
 
-    Transparency is dropped, not blended, like theirs. 16-bit greyscale is scaled to 8 bits; PIL alone would
-    clip it to white.
+    Transparency is dropped, not blended, like theirs. Greyscale of 16 bits and more is scaled to 8 bits; PIL
+    alone would clip it to white. Integers and floats of unknown range count as 0 to 255, floats as 0 to 1 and
+    both as 0 to 65535 where the image's largest value says so.
     """
-    if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "I" or values.max(initial=0) > 255 else 255.0
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        largest, top = values.max(initial=0), 255.0
+        if image.mode.startswith("I;16") or largest > 255:
+            top = 65535.0
+        elif image.mode == "F" and largest <= 1:
+            top = 1.0
         return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")

@@ -12,6 +12,7 @@ from mmadapt.data.images import ImageSet
 from mmadapt.errors import UserError, did_you_mean
 
 Subset = Literal["all", "base", "new"]
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def draw(splits: Splits, shots: int, val_shots: int, seed: int) -> Draw:
     digest = hashlib.sha256()
     for images in (splits.train.select(train), splits.val.select(val)):
         for name, label in zip(images.names(), images.labels.tolist(), strict=True):
-            digest.update(f"{label}\t{name}\n".encode())
+            digest.update(f"{label}\t{name}\n".encode(errors="surrogatepass"))
         digest.update(b"--\n")
     return Draw(tuple(train), tuple(val), digest.hexdigest())
 
@@ -71,6 +72,30 @@ def _sample(labels: Sequence[int], shots: int, generator: random.Random) -> list
     for positions in by_class.values():
         drawn += generator.sample(positions, shots) if len(positions) >= shots else positions
     return drawn
+
+
+def split_off(keys: Sequence[str], test_share: float, val_share: float) -> list[Split]:
+    """Split the images of one class by the hash of their keys, the same on every machine and for every seed.
+
+    The result does not depend on the order of the keys, and an image more moves few others. A class keeps one
+    training image; with three it has a test and a validation image too.
+
+    Args:
+        keys: What names each image within its class, and the class, (N,).
+        test_share: Share of test images; 0 splits none off.
+        val_share: Share of validation images; 0 splits none off.
+    """
+    count, test, val = len(keys), 0, 0
+    if test_share:
+        test = min(max(1, int(count * test_share + 0.5)), count - 1)
+    if val_share:
+        val = min(max(1, int(count * val_share + 0.5)), count - 1 - (1 if test else 0))
+        test = min(test, count - 1 - val)
+    ranked = sorted(range(count), key=lambda i: (hashlib.sha256(keys[i].encode(errors="surrogatepass")).digest(), keys[i]))
+    parts: list[Split] = ["train"] * count
+    for rank, i in enumerate(ranked[: test + val]):
+        parts[i] = "test" if rank < test else "val"
+    return parts
 
 
 def subset_classes(classes: int, subset: str) -> range:

@@ -1,0 +1,47 @@
+"""What several test files share: a small CLIP with random weights, and image files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+from PIL import Image
+
+from mmadapt.clip import ClipBackbone
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def small_clip() -> ClipBackbone:
+    """A two-layer CLIP of 32-pixel images; half a second to build. Do not change its weights."""
+    open_clip.add_model_config(DATA / "small-clip.json")
+    return ClipBackbone("small-clip", None, seed=1)
+
+
+@pytest.fixture(scope="session")
+def write_image() -> Callable[..., Path]:
+    """Write an image of noise that follows ``seed``; the suffix chooses the format."""
+
+    def write(path: Path, seed: int = 0, size: int = 12) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_tree(write_image: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a tree of PNG files, given the number of images in each folder: ``{"train/cat": 3}``."""
+
+    def write(root: Path, counts: dict[str, int]) -> Path:
+        for number, (folder, count) in enumerate(counts.items()):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                write_image(root / folder / f"{i:03d}.png", seed=1000 * number + i)
+        return root
+
+    return write
