@@ -102,6 +102,7 @@ class ResidentData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Encode the training and validation images."""
         if not hasattr(self, "support"):
+            self.data.need_shots()
             self.support = self._encode("train", self.views)
             self.val = self._encode("val")
 

@@ -1,0 +1,215 @@
+"""ImageNet, and the four sets of shifted test images for its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mmadapt.data.benchmark import BenchmarkData
+from mmadapt.data.images import ImageFiles, ImageSet
+from mmadapt.data.imagenet_classes import class_names, wnids
+from mmadapt.data.index import FolderIndex, index_folder
+from mmadapt.data.locate import Home
+from mmadapt.data.splits import Splits, subset_classes
+from mmadapt.errors import DataNotFoundError, UserError
+
+_VAL_SORTED = (
+    "Sort them into one folder per class: put ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar into the "
+    "data set's folder and run python -m mmadapt.data prepare imagenet, or run valprep.sh "
+    "(github.com/soumith/imagenetloader.torch) inside the val folder."
+)
+
+
+class ImageNetData(BenchmarkData):
+    """ImageNet: the official validation images are the test set, shots come from the training images.
+
+    Shots are drawn from sorted file names, which is Tip-Adapter's draw for ``split_seed=1``. CoOp's own cannot be
+    rebuilt: it follows the order of a directory listing.
+    """
+
+    def __init__(
+        self,
+        *,
+        val_source: Literal["train", "test"] = "train",
+        cache: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Bind a place.
+
+        Args:
+            val_source: Where validation images come from: ``train`` draws ``min(shots, 4)`` training images
+                that are not shots; ``test`` takes all test images, as CoOp and Tip-Adapter do, and lets
+                hyper-parameters and epochs be chosen on what is scored.
+            cache: Folder where the list of the 1.28 million files is remembered.
+            options: See `BenchmarkData`.
+
+        Raises:
+            UserError: If a value makes no sense.
+        """
+        if val_source not in ("train", "test"):
+            raise UserError(f"data.val_source={val_source!r} is unknown. Use train or test.")
+        val_shots = options.get("val_shots")
+        super().__init__(**options)
+        self._val_source = val_source
+        self.val_shots = None if val_source == "test" else val_shots or min(self.shots, 4)
+        self.cache = None if cache is None else Path(cache).expanduser().absolute()
+
+    @property
+    def val_source(self) -> str:
+        """Which images the validation shots come from."""
+        return self._val_source
+
+    def prepare_data(self) -> None:
+        """Index the training images once, so that every process finds the index in the cache."""
+        if self.cache is not None and (train := self._train_folder()) is not None:
+            index_folder(train, self.cache)
+
+    def read_splits(self) -> Splits:
+        """List the images of all 1000 classes.
+
+        Raises:
+            DataNotFoundError: If the data set or a class folder is missing.
+            UserError: If the validation images are not sorted into class folders.
+        """
+        train, val = self._read_train(), self._read_val()
+        self.check_counts(classes=len(wnids()), train=len(train) or self.counts.get("train", 0), test=len(val))
+        if self._val_source == "test":
+            self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
+        return Splits(class_names(), train, val if self._val_source == "test" else train, val, wnids())
+
+    def need_shots(self) -> None:
+        """Called before the training images are used.
+
+        Raises:
+            DataNotFoundError: If they are not there.
+        """
+        if not len(self.train):
+            raise DataNotFoundError(
+                f"{self.name}: shots come from ImageNet's training images, and no folder train was found. "
+                f"{self.imagenet.searched()} Only method=zero_shot runs without them."
+            )
+
+    @property
+    def imagenet(self) -> Home:
+        """Where ImageNet itself is looked for."""
+        return self.home
+
+    def _train_folder(self) -> Path | None:
+        return self.imagenet.find(f"{images}/train" for images in self.image_folders)
+
+    def _read_train(self) -> ImageSet:
+        folder = self._train_folder()
+        if folder is None:
+            return ImageSet.of(ImageFiles(self.imagenet.candidates()[0], ()), [])
+        return class_folders(folder, index_folder(folder, self.cache), wnids(), wnids())
+
+    def _read_val(self) -> ImageSet:
+        folder = self.home.find(f"{images}/val" for images in self.image_folders)
+        if folder is None:
+            raise DataNotFoundError(f"{self.name}: no folder of validation images. {self.home.searched()}")
+        index = index_folder(folder)
+        if index.loose and not any(index.folders.values()):
+            raise UserError(f"{len(index.loose)} images lie directly in {folder}, such as {index.loose[0]}, "
+                            f"so their classes are unknown. {_VAL_SORTED}")  # fmt: skip
+        return class_folders(folder, index, wnids(), wnids())
+
+
+class ImageNetShiftData(ImageNetData):
+    """Shifted test images of ImageNet's classes; shots are ImageNet's, drawn as for ``data=imagenet``.
+
+    Where only 200 of the classes occur, shots of these are used, relabelled from 0 in the order of their wnids.
+    `imagenet_labels` maps the labels back.
+    """
+
+    def __init__(
+        self,
+        *,
+        imagenet_folders: Sequence[str],
+        imagenet_dir: str | None = None,
+        classes_of: str = "imagenet",
+        numbered: bool = False,
+        **options: Any,
+    ) -> None:
+        """Bind the places of the shifted images and of ImageNet.
+
+        Args:
+            imagenet_folders: Names of ImageNet's folder below the root.
+            imagenet_dir: ImageNet's folder itself.
+            classes_of: Which wnids occur: of imagenet, imagenet_a or imagenet_r.
+            numbered: Whether class folders are numbers, positions among the sorted wnids (ImageNetV2).
+            options: See `ImageNetData`.
+        """
+        super().__init__(**options)
+        place = None if imagenet_dir is None else Path(imagenet_dir).expanduser().absolute()
+        self._imagenet = Home("imagenet", self.home.root, tuple(imagenet_folders), place)
+        self.classes_of, self.numbered = classes_of, numbered
+
+    @property
+    def imagenet(self) -> Home:
+        """Where ImageNet itself is looked for."""
+        return self._imagenet
+
+    @property
+    def imagenet_labels(self) -> tuple[int, ...]:
+        """ImageNet's label of each class that occurs."""
+        place = {wnid: label for label, wnid in enumerate(wnids())}
+        return tuple(place[wnid] for wnid in wnids(self.classes_of))
+
+    def kept_classes(self, splits: Splits) -> Sequence[int]:
+        """Return ImageNet's labels of the classes that occur, or of the base or new half of them."""
+        half = subset_classes(len(self.imagenet_labels), self.subset)
+        return self.imagenet_labels[half.start : half.stop]
+
+    def read_splits(self) -> Splits:
+        """List ImageNet's training images and the shifted test images, both with ImageNet's labels."""
+        train, test = self._read_train(), self._read_shifted()
+        self.check_counts(classes=len(self.imagenet_labels), test=len(test))
+        if self._val_source == "test":
+            self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
+        return Splits(class_names(), train, test if self._val_source == "test" else train, test, wnids())
+
+    def _train_folder(self) -> Path | None:
+        return self.imagenet.find(("images/train", "train"))
+
+    def _read_shifted(self) -> ImageSet:
+        folder = self.home.find(self.image_folders)
+        if folder is None:
+            raise DataNotFoundError(f"{self.name}: no folder {' or '.join(self.image_folders)}. {self.home.searched()}")
+        present = wnids(self.classes_of)
+        if self.numbered:
+            present = tuple(str(label) for label in self.imagenet_labels)
+        labels = dict(zip(present, self.imagenet_labels, strict=True))
+        index = index_folder(folder)
+        _check_folders(folder, index, labels)
+        paths = [f"{name}/{image}" for name in labels for image in index.folders[name]]
+        sizes = [label for name, label in labels.items() for _ in index.folders[name]]
+        return ImageSet.of(ImageFiles(folder, tuple(paths)), sizes)
+
+
+def class_folders(
+    folder: Path, index: FolderIndex, expected: Sequence[str], labelled: Sequence[str]
+) -> ImageSet:
+    """Return all images of class folders, in the order of classes and file names.
+
+    Paths start with the folder's own name, ``train`` or ``val``.
+    """
+    _check_folders(folder, index, expected)
+    paths = [f"{folder.name}/{wnid}/{name}" for wnid in labelled for name in index.folders[wnid]]
+    labels = [label for label, wnid in enumerate(labelled) for _ in index.folders[wnid]]
+    return ImageSet.of(ImageFiles(folder.parent, tuple(paths)), labels)
+
+
+def _check_folders(folder: Path, index: FolderIndex, expected: Iterable[str]) -> None:
+    """Refuse missing and empty class folders: labels must not shift, and no class may lack images."""
+    expected = list(expected)
+    missing = [name for name in expected if name not in index.folders]
+    empty = [name for name in expected if name in index.folders and not index.folders[name]]
+    foreign = [name for name in index.folders if name not in set(expected)]
+    for names, what in ((missing, "are missing"), (empty, "hold no image")):
+        if names:
+            other = f" Found instead: {', '.join(foreign[:5])}." if foreign else ""
+            raise DataNotFoundError(
+                f"{len(names)} of {len(expected)} class folders {what} in {folder}: {', '.join(names[:5])}"
+                f"{', …' if len(names) > 5 else ''}.{other} Unpack the archive again."
+            )
