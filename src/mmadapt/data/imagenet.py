@@ -102,7 +102,7 @@ class ImageNetData(BenchmarkData):
         folder = self._train_folder()
         if folder is None:
             return ImageSet.of(ImageFiles(self.imagenet.candidates()[0], ()), [])
-        return class_folders(folder, index_folder(folder, self.cache), wnids(), wnids())
+        return _class_folders(folder, index_folder(folder, self.cache))
 
     def _read_val(self) -> ImageSet:
         folder = self.home.find(f"{images}/val" for images in self.image_folders)
@@ -112,7 +112,7 @@ class ImageNetData(BenchmarkData):
         if index.loose and not any(index.folders.values()):
             raise UserError(f"{len(index.loose)} images lie directly in {folder}, such as {index.loose[0]}, "
                             f"so their classes are unknown. {_VAL_SORTED}")  # fmt: skip
-        return class_folders(folder, index, wnids(), wnids())
+        return _class_folders(folder, index)
 
 
 class ImageNetShiftData(ImageNetData):
@@ -183,20 +183,15 @@ class ImageNetShiftData(ImageNetData):
         index = index_folder(folder)
         _check_folders(folder, index, labels)
         paths = [f"{name}/{image}" for name in labels for image in index.folders[name]]
-        sizes = [label for name, label in labels.items() for _ in index.folders[name]]
-        return ImageSet.of(ImageFiles(folder, tuple(paths)), sizes)
+        of_image = [label for name, label in labels.items() for _ in index.folders[name]]
+        return ImageSet.of(ImageFiles(folder, tuple(paths)), of_image)
 
 
-def class_folders(
-    folder: Path, index: FolderIndex, expected: Sequence[str], labelled: Sequence[str]
-) -> ImageSet:
-    """Return all images of class folders, in the order of classes and file names.
-
-    Paths start with the folder's own name, ``train`` or ``val``.
-    """
-    _check_folders(folder, index, expected)
-    paths = [f"{folder.name}/{wnid}/{name}" for wnid in labelled for name in index.folders[wnid]]
-    labels = [label for label, wnid in enumerate(labelled) for _ in index.folders[wnid]]
+def _class_folders(folder: Path, index: FolderIndex) -> ImageSet:
+    """Return all images in the order of wnids and file names; paths start with ``train/`` or ``val/``."""
+    _check_folders(folder, index, wnids())
+    paths = [f"{folder.name}/{wnid}/{name}" for wnid in wnids() for name in index.folders[wnid]]
+    labels = [label for label, wnid in enumerate(wnids()) for _ in index.folders[wnid]]
     return ImageSet.of(ImageFiles(folder.parent, tuple(paths)), labels)
 
 
@@ -205,11 +200,12 @@ def _check_folders(folder: Path, index: FolderIndex, expected: Iterable[str]) ->
     expected = list(expected)
     missing = [name for name in expected if name not in index.folders]
     empty = [name for name in expected if name in index.folders and not index.folders[name]]
-    foreign = [name for name in index.folders if name not in set(expected)]
+    foreign = sorted(set(index.folders) - set(expected))
     for names, what in ((missing, "are missing"), (empty, "hold no image")):
         if names:
             other = f" Found instead: {', '.join(foreign[:5])}." if foreign else ""
             raise DataNotFoundError(
                 f"{len(names)} of {len(expected)} class folders {what} in {folder}: {', '.join(names[:5])}"
-                f"{', …' if len(names) > 5 else ''}.{other} Unpack the archive again."
+                f"{', …' if len(names) > 5 else ''}.{other} A class less would shift no label but falsify every score: "
+                "unpack the archive again."
             )
