@@ -121,7 +121,9 @@ def write_imagenet(root, folder="imagenet", images="images", train=2):
 def write_shift(root, name, folder):
     home = root / folder
     if name == "imagenetv2":
-        write_class_folders(home / "imagenetv2-matched-frequency-format-val", map(str, range(1000)), suffix=".jpeg")
+        write_class_folders(
+            home / "imagenetv2-matched-frequency-format-val", map(str, range(1000)), suffix=".jpeg"
+        )
     elif name == "imagenet_sketch":
         write_class_folders(home / "images", wnids())
     else:

@@ -17,7 +17,8 @@ from mmadapt.runner import execute
 
 register_resolvers()
 FOLDERS = {
-    name: [f for f in OmegaConf.load(CONF_DIR / "data" / f"{name}.yaml").folders if f != "."] for name in trees.NAMES
+    name: [f for f in OmegaConf.load(CONF_DIR / "data" / f"{name}.yaml").folders if f != "."]
+    for name in trees.NAMES
 }
 
 
@@ -56,7 +57,7 @@ def test_runs_end_to_end(root, tmp_path, name):
         outcome = execute(cfg, method, tmp_path / method, [])
         assert outcome.status == "done"
         result = json.loads((tmp_path / method / "result.json").read_text())
-        classes = len(outcome.result.config["data"]["templates"]) and result["data"]["classes"]
+        classes = result["data"]["classes"]
         expected = {"imagenet_a": 200, "imagenet_r": 200}.get(name, 1000 if name in trees.IMAGENET else None)
         assert expected in (None, classes)
         assert result["scores"]["test"]["classes"] == classes
@@ -86,7 +87,9 @@ def test_aliases_of_imagenet(root, tmp_path, name):
         inner = "images" if name == "imagenet" and "CLS-LOC" in folder else ""
         moved.symlink_to(root / FOLDERS[name][0] / inner)
         top = tmp_path / folder.replace("/", "_")
-        assert len(load(top, name, f"paths.features={tmp_path}")._splits.test) == (200 if name[-2:] in ("_a", "_r") else 1000)
+        assert len(load(top, name, f"paths.features={tmp_path}")._splits.test) == (
+            200 if name[-2:] in ("_a", "_r") else 1000
+        )
 
 
 def test_dir_overrides_and_place_is_not_part_of_the_fingerprint(root, tmp_path):
@@ -118,7 +121,9 @@ def test_an_empty_alias_does_not_hide_the_images(tmp_path):
 
 
 def test_names_keep_slashes_and_lose_underscores(root):
-    assert "a photo of a 2012 Ram C/V Cargo Van Minivan." in sum(load(root, "stanford_cars").classes.prompts(), [])
+    assert "a photo of a 2012 Ram C/V Cargo Van Minivan." in sum(
+        load(root, "stanford_cars").classes.prompts(), []
+    )
     assert load(root, "fgvc_aircraft").classes.prompts()[1] == ["a photo of a F-16A/B, a type of aircraft."]
     assert load(root, "oxford_pets").classes.prompts()[1] == ["a photo of a american bulldog, a type of pet."]
     assert load(root, "sun397").classes.prompts()[1] == ["a photo of a outdoor apartment building."]
@@ -127,7 +132,9 @@ def test_names_keep_slashes_and_lose_underscores(root):
 def test_nothing_is_split_without_the_split_file(tmp_path):
     home = trees.write(tmp_path, "eurosat", "eurosat")
     (home / "split_zhou_EuroSAT.json").unlink()
-    with pytest.raises(DataNotFoundError, match=r"split_zhou_EuroSAT.json.*prepare eurosat --split-only") as error:
+    with pytest.raises(
+        DataNotFoundError, match=r"split_zhou_EuroSAT.json.*prepare eurosat --split-only"
+    ) as error:
         load(tmp_path, "eurosat")
     assert str(home) in str(error.value)
     assert sorted(path.name for path in home.iterdir()) == ["2750"]
@@ -143,7 +150,9 @@ def test_not_found_says_where_it_looked(tmp_path):
 def test_missing_images_are_counted_and_named(tmp_path):
     home = trees.write(tmp_path, "dtd", "dtd")
     shutil.rmtree(home / "images" / "blotchy")
-    with pytest.raises(DataNotFoundError, match=r"7 of 21 images are missing below .*blotchy/blotchy_0004.jpg, .*, …") as e:
+    with pytest.raises(
+        DataNotFoundError, match=r"7 of 21 images are missing below .*blotchy/blotchy_0004.jpg, .*, …"
+    ) as e:
         load(tmp_path, "dtd")
     assert str(e.value).count("blotchy_") == 5
     data = load(tmp_path, "dtd", "data.on_bad_image=skip")
@@ -157,7 +166,10 @@ def test_upper_and_lower_case_trap_of_ucf101(tmp_path):
         path.rename(folder / path.name.replace("HandStand", "Handstand"))
     if (folder / path.name.replace("Handstand", "HandStand")).exists():
         pytest.skip("this file system ignores case")
-    with pytest.raises(DataNotFoundError, match=r"7 of them differ in upper and lower case only: .*v_HandStand.* is there as .*v_Handstand"):
+    with pytest.raises(
+        DataNotFoundError,
+        match=r"7 of them differ in upper and lower case only: .*v_HandStand.* is there as .*v_Handstand",
+    ):
         load(tmp_path, "ucf101")
 
 
@@ -207,7 +219,11 @@ def test_published_split_is_recognised_in_any_formatting(tmp_path):
     file = tmp_path / "split.json"
     file.write_text(json.dumps(trees.split_rows("dtd"), indent=4))
     published = read_split_file(file).hashes[0][:16]
-    for text in (json.dumps(trees.split_rows("dtd")), file.read_text() + "\n", file.read_text().replace("\n", "\r\n")):
+    for text in (
+        json.dumps(trees.split_rows("dtd")),
+        file.read_text() + "\n",
+        file.read_text().replace("\n", "\r\n"),
+    ):
         file.write_bytes(text.encode())
         assert read_split_file(file).is_published(published)
     rows = trees.split_rows("dtd")
@@ -261,7 +277,9 @@ def test_imagenet_missing_and_empty_class_folders(val_only, tmp_path):
     with pytest.raises(DataNotFoundError, match=f"1 of 1000 class folders hold no image in .*: {wnids()[5]}"):
         load(tmp_path / "copy", "imagenet")
     (val / wnids()[5]).rename(val / "goldfish")
-    with pytest.raises(DataNotFoundError, match=f"1 of 1000 class folders are missing in .*: {wnids()[5]}.*goldfish"):
+    with pytest.raises(
+        DataNotFoundError, match=f"1 of 1000 class folders are missing in .*: {wnids()[5]}.*goldfish"
+    ):
         load(tmp_path / "copy", "imagenet")
 
 
@@ -269,7 +287,9 @@ def test_zero_shot_needs_no_training_images(root, tmp_path):
     (tmp_path / "imagenet-rendition").symlink_to(root / "imagenet-rendition")
     cfg = config(tmp_path, "imagenet_r", f"paths.features={root}/features")
     assert execute(cfg, "zero_shot", tmp_path / "zero", []).result.data["train"] == 0
-    cfg = config(tmp_path, "imagenet_r", f"paths.features={root}/features", "method.epochs=1", method="clip_adapter")
+    cfg = config(
+        tmp_path, "imagenet_r", f"paths.features={root}/features", "method.epochs=1", method="clip_adapter"
+    )
     with pytest.raises(DataNotFoundError, match=r"imagenet_r: shots come from ImageNet's training images"):
         execute(cfg, "clip_adapter", tmp_path / "adapter", [])
     assert not (tmp_path / "adapter" / "result.json").exists()
@@ -280,8 +300,11 @@ def test_index_is_remembered_until_a_folder_changes(val_only, tmp_path):
 
     folder = tmp_path / "val"
     shutil.copytree(val_only / "imagenet" / "images" / "val", folder)
+    os.utime(folder / "n01440764")
     fresh = index.index_folder(folder, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()  # written just now: another file may come within the clock's tick
+    assert not (
+        tmp_path / "cache"
+    ).exists()  # written just now: another file may come within the clock's tick
     for path in folder.iterdir():
         os.utime(path, (1, 1))
     assert index.index_folder(folder, tmp_path / "cache") == fresh

@@ -68,7 +68,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     if missing:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
     config = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(config, dict)  # noqa: S101 - for the type checker; a DictConfig becomes a dict
+    assert isinstance(config, dict)
     for key, kind in (("shots", int), ("seed", int), ("tag", str), ("overwrite", bool)):
         value = config[key]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -59,7 +59,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     failed = 0
     for entry in chosen:
         try:
-            prepare(entry, mirror=arguments.mirror, split_only=arguments.split_only, keep=arguments.keep_archives)
+            prepare(
+                entry, mirror=arguments.mirror, split_only=arguments.split_only, keep=arguments.keep_archives
+            )
         except UserError as error:
             print(error, file=sys.stderr)
             failed += 1
@@ -78,7 +80,9 @@ def _check(arguments: argparse.Namespace) -> int:
     if not names:
         names = [name for name, entry in entries.items() if entry.status() != "not found"]
     if not names:
-        raise UserError(f"No data set was found in {data_root(arguments.root)}. See python -m mmadapt.data list.")
+        raise UserError(
+            f"No data set was found in {data_root(arguments.root)}. See python -m mmadapt.data list."
+        )
     return 1 if sum(check(name, arguments.root, overrides, arguments.decode) for name in names) else 0
 
 
@@ -116,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--root", type=Path, metavar="DIR", help="folder of all data sets; default: $MMADAPT_DATA")
+    common.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder of all data sets; default: $MMADAPT_DATA"
+    )
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
@@ -128,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--split-only", action="store_true", help="fetch the split file only")
     prepare.add_argument("--keep-archives", action="store_true", help="do not delete archives once unpacked")
     check = command("check", "Compare every expected file and count; without names, of all data sets found.")
-    check.add_argument("names", nargs="*", metavar="NAME", help="names, and settings such as data.dir=/disk/dtd")
+    check.add_argument(
+        "names", nargs="*", metavar="NAME", help="names, and settings such as data.dir=/disk/dtd"
+    )
     check.add_argument("--decode", action="store_true", help="open every image")
     draw = command("draw", "Print the draw as JSON with relative paths and a hash.")
     draw.add_argument("name", metavar="NAME")

@@ -41,12 +41,21 @@ def unpack(archive: Path, folder: Path) -> None:
     except ArchiveError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise ArchiveError(f"{archive} is damaged: {error}. Delete it and run the command again.") from error
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"{archive} cannot be unpacked into {folder.parent}: {error.strerror or error}.") from error
+        raise UserError(
+            f"{archive} cannot be unpacked into {folder.parent}: {error.strerror or error}."
+        ) from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -99,7 +108,9 @@ def _check_name(archive: Path, name: str) -> None:
 
 
 def _unsafe(archive: Path, name: str, why: str) -> ArchiveError:
-    return ArchiveError(f"{archive} is unsafe and was not unpacked: its member {name!r} {why}. Delete the file.")
+    return ArchiveError(
+        f"{archive} is unsafe and was not unpacked: its member {name!r} {why}. Delete the file."
+    )
 
 
 def _check_space(archive: Path, size: int, folder: Path) -> None:

@@ -62,7 +62,7 @@ class BenchmarkData(FewShotData):
         if whole_val:
             self.val_shots = None
         place = None if dir is None else Path(dir).expanduser().absolute()
-        self.home = Home(self.name, Path(root).expanduser().absolute(), tuple(folders), place)
+        self.home = Home(str(self.name), Path(root).expanduser().absolute(), tuple(folders), place)
         self.image_folders, self.sampling = tuple(images), sampling
         self.draw_from, self.counts, self.source = draw, dict(counts or {}), dict(source or {})
         self.findings: list[str] = []
@@ -126,7 +126,9 @@ class BenchmarkData(FewShotData):
 
     def check_counts(self, **found: int) -> None:
         """Note numbers of classes and images that are not the published ones."""
-        wrong = [f"{found[key]} {key} instead of {n}" for key, n in self.counts.items() if found.get(key, n) != n]
+        wrong = [
+            f"{found[key]} {key} instead of {n}" for key, n in self.counts.items() if found.get(key, n) != n
+        ]
         if wrong:
             self.note(f"not the published data, numbers will not compare: {', '.join(wrong)}.")
 

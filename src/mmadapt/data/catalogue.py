@@ -46,11 +46,14 @@ class Entry:
 
     def images(self) -> Path | None:
         """Return the folder of images if there is one with the expected names."""
-        folders = [home / images for home in self.home.existing() for images in self.facts["images"]]
+        folders: list[Path] = [
+            home / images for home in self.home.existing() for images in self.facts["images"]
+        ]
         split = self.home.find_file(self.split_file) if self.split_file else None
         if split is not None:
-            parts = read_split_file(split).parts
-            return best_folder(folders, [path for part in parts for path, _ in part])[0]
+            paths = [path for part in read_split_file(split).parts for path, _ in part]
+            best, _ = best_folder(folders, paths)
+            return best
         for folder in folders:
             if folder.is_dir() and any(not self._lacks(base) for base in (folder, folder.parent)):
                 return folder
@@ -98,5 +101,7 @@ def select(entries: Mapping[str, Entry], name: str) -> Entry:
         UserError: If there is none of that name.
     """
     if name not in entries:
-        raise UserError(f"There is no published data set {name!r}{did_you_mean(name, entries)}. Choose from: {', '.join(entries)}.")
+        raise UserError(
+            f"There is no published data set {name!r}{did_you_mean(name, entries)}. Choose from: {', '.join(entries)}."
+        )
     return entries[name]

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.config import CONF_DIR, instantiate, register_resolvers, resolve
 from mmadapt.data.benchmark import BenchmarkData
 from mmadapt.data.catalogue import data_root
-from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.imagenet import ImageNetData, ImageNetShiftData
+from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.splits import Splits
 from mmadapt.errors import UserError
 from mmadapt.progress import track
@@ -34,7 +34,9 @@ def build(name: str, root: Path | None, overrides: Sequence[str]) -> BenchmarkDa
     place = [] if root is None else [f"paths.data={data_root(root)}"]
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            config = compose("config", overrides=[f"data={name}", "clip=tiny", "method=zero_shot", *place, *overrides])
+            config = compose(
+                "config", overrides=[f"data={name}", "clip=tiny", "method=zero_shot", *place, *overrides]
+            )
             data: BenchmarkData = instantiate(resolve(config)["data"], "data")
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error

@@ -43,7 +43,9 @@ def read_coop_pickle(file: Path) -> CoopDraw:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
     except Exception as error:  # a damaged pickle fails in any way
-        raise UserError(f"{file} is not a pickle that CoOp wrote: {type(error).__name__}: {error}.") from error
+        raise UserError(
+            f"{file} is not a pickle that CoOp wrote: {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(content, dict) or "train" not in content or not set(content) <= {"train", "val"}:
         raise UserError(f"{file} holds no draw of CoOp: expected the lists train and val.")
     val = _images(file, content["val"]) if "val" in content else None

@@ -48,7 +48,9 @@ def download(url: str, target: Path, *, md5: str | None = None, sha256: str | No
         with open(part, "ab"):
             pass
     except OSError as error:
-        raise UserError(f"{target.parent} cannot be written: {error.strerror}. Choose another folder with --root.") from error
+        raise UserError(
+            f"{target.parent} cannot be written: {error.strerror}. Choose another folder with --root."
+        ) from error
     try:
         expected = _fetch(url, part)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
@@ -86,8 +88,8 @@ def _fetch(url: str, part: Path) -> int | None:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to be sent
-            total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
-            return int(total) if total.isdigit() else None
+            size = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+            return int(size) if size.isdigit() else None
         raise
     with response:
         resumed = getattr(response, "status", 200) == 206
@@ -119,7 +121,9 @@ def _copy(response: Any, stream: Any, label: str, total: int | None) -> None:
 def _check_space(part: Path, size: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if size > free:
-        raise UserError(f"{part.parent} has {free:,} bytes free, the download needs {size:,}. Choose another folder with --root.")
+        raise UserError(
+            f"{part.parent} has {free:,} bytes free, the download needs {size:,}. Choose another folder with --root."
+        )
 
 
 def _mismatch(file: Path, md5: str | None, sha256: str | None) -> str:
@@ -134,4 +138,3 @@ def _mismatch(file: Path, md5: str | None, sha256: str | None) -> str:
 
 def _stamp(part: Path) -> Path:
     return part.with_name(f"{part.name}.tag")
-

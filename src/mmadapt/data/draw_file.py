@@ -113,7 +113,9 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as JSON: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise UserError(f"{file} is no draw of this version. Write one with python -m mmadapt.data draw NAME.")
+        raise UserError(
+            f"{file} is no draw of this version. Write one with python -m mmadapt.data draw NAME."
+        )
     for key in ("train", "val"):
         rows = content.get(key)
         if not isinstance(rows, list) or not all(

@@ -31,20 +31,24 @@ class FgvcData(BenchmarkData):
         names = tuple(_lines(variants))
         labels = {name: label for label, name in enumerate(names)}
         train, val, test = (
-            self._read_list(folder / f"images_variant_{part}.txt", labels) for part in ("train", "val", "test")
+            self._read_list(folder / f"images_variant_{part}.txt", labels)
+            for part in ("train", "val", "test")
         )
         self.check_counts(classes=len(names), train=len(train), val=len(val), test=len(test))
-        images = next((folder / name for name in self.image_folders if (folder / name).is_dir()), None)
-        if images is None:
+        place = next((folder / name for name in self.image_folders if (folder / name).is_dir()), None)
+        if place is None:
             raise DataNotFoundError(
                 f"{self.name}: no folder {' or '.join(self.image_folders)} beside {variants}. Unpack the whole "
                 f"archive; python -m mmadapt.data prepare {self.name} does it."
             )
-        return Splits(names, *self.image_sets(images, (train, val, test)))
+        images = self.image_sets(place, (train, val, test))
+        return Splits(names, images[0], images[1], images[2])
 
     def _read_list(self, file: Path, labels: dict[str, int]) -> list[tuple[str, int]]:
         if not file.is_file():
-            raise DataNotFoundError(f"{self.name}: the list {file} is missing. Unpack the whole archive again.")
+            raise DataNotFoundError(
+                f"{self.name}: the list {file} is missing. Unpack the whole archive again."
+            )
         images: list[tuple[str, int]] = []
         for line in _lines(file):
             number, _, variant = line.partition(" ")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmadapt.data.benchmark import BenchmarkData
-from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.imagenet_classes import class_names, wnids
+from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.index import FolderIndex, index_folder
 from mmadapt.data.locate import Home
 from mmadapt.data.splits import Splits, subset_classes
@@ -73,7 +73,9 @@ class ImageNetData(BenchmarkData):
             UserError: If the validation images are not sorted into class folders.
         """
         train, val = self._read_train(), self._read_val()
-        self.check_counts(classes=len(wnids()), train=len(train) or self.counts.get("train", 0), test=len(val))
+        self.check_counts(
+            classes=len(wnids()), train=len(train) or self.counts.get("train", 0), test=len(val)
+        )
         if self._val_source == "test":
             self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
         return Splits(class_names(), train, val if self._val_source == "test" else train, val, wnids())
@@ -175,7 +177,9 @@ class ImageNetShiftData(ImageNetData):
     def _read_shifted(self) -> ImageSet:
         folder = self.home.find(self.image_folders)
         if folder is None:
-            raise DataNotFoundError(f"{self.name}: no folder {' or '.join(self.image_folders)}. {self.home.searched()}")
+            raise DataNotFoundError(
+                f"{self.name}: no folder {' or '.join(self.image_folders)}. {self.home.searched()}"
+            )
         present = wnids(self.classes_of)
         if self.numbered:
             present = tuple(str(label) for label in self.imagenet_labels)

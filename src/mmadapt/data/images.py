@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mmadapt.errors import UserError
 
-
 _TICK_NS = 2_000_000_000
 """Coarsest clock of a common file system (FAT: two seconds)."""
 

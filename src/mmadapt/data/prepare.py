@@ -123,7 +123,9 @@ def _place(archive: Path, target: Path, take: Mapping[str, str], say: Callable[[
     say(f"unpacking {archive.name}")
     try:
         unpack(archive, unpacked)
-        moves = {here: found for name, here in reversed(take.items()) if (found := _search(unpacked, name))}
+        moves = {
+            here: found for name, here in reversed(list(take.items())) if (found := _search(unpacked, name))
+        }
         if lost := sorted(set(take.values()) - set(moves) - {path.name for path in target.iterdir()}):
             raise UserError(f"{archive} holds no {', '.join(lost)}: its layout is not the known one. It was kept; "
                             f"unpack it by hand into {target}.")  # fmt: skip

@@ -18,7 +18,14 @@ class ShardSampler(Sampler[int]):
     """
 
     def __init__(
-        self, size: int, rank: int, world_size: int, *, shuffle: bool = False, seed: int = 0, even: bool = False
+        self,
+        size: int,
+        rank: int,
+        world_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        even: bool = False,
     ) -> None:
         """Bind a share.
 

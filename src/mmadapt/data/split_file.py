@@ -35,12 +35,15 @@ class SplitFileData(BenchmarkData):
         """
         split = read_split_file(self._find_split_file())
         if split.twice:
-            self.note(f"{self.split_file} lists {len(split.twice)} images more than once, such as {split.twice[0]}.")
+            self.note(
+                f"{self.split_file} lists {len(split.twice)} images more than once, such as {split.twice[0]}."
+            )
         train, val, test = split.parts
         self.check_counts(classes=len(split.class_names), train=len(train), val=len(val), test=len(test))
         if not split.is_published(self.split_sha256) and not self.findings:
             self.note(f"{self.split_file} differs from the published file, numbers will not compare.")
-        return Splits(split.class_names, *self.image_sets(self._image_folder(split), split.parts))
+        images = self.image_sets(self._image_folder(split), split.parts)
+        return Splits(split.class_names, images[0], images[1], images[2])
 
     def _find_split_file(self) -> Path:
         found = self.home.find_file(str(Path(self.split_file).expanduser()))

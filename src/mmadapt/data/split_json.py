@@ -59,7 +59,9 @@ def read_split_file(file: Path) -> SplitFile:
             images.append((path, label))
         parts.append(images)
     if not names or sorted(names) != list(range(len(names))):
-        raise UserError(f"The labels in {file} must be 0, 1, 2, … without a gap; found {sorted(names)[:5]}, ….")
+        raise UserError(
+            f"The labels in {file} must be 0, 1, 2, … without a gap; found {sorted(names)[:5]}, …."
+        )
     counts = Counter(path for images in parts for path, _ in images)
     twice = tuple(path for path, count in counts.items() if count > 1)
     class_names = tuple(names[label] for label in range(len(names)))
@@ -68,7 +70,9 @@ def read_split_file(file: Path) -> SplitFile:
 
 def _row(file: Path, part: str, row: Any) -> tuple[str, int, str]:
     if not isinstance(row, list) or [type(cell) for cell in row] != [str, int, str]:
-        raise UserError(f'{file}: an entry of {part} must be ["path", label, "class name"], not {row!r:.100}.')
+        raise UserError(
+            f'{file}: an entry of {part} must be ["path", label, "class name"], not {row!r:.100}.'
+        )
     path = row[0].replace("\\", "/")
     if path.startswith("/") or ".." in path.split("/") or ":" in path.split("/")[0]:
         raise UserError(f"{file}: the path {row[0]!r} leaves the image folder.")

@@ -58,7 +58,9 @@ def read_prompts(file: Path, names: Sequence[str], ids: Sequence[str]) -> tuple[
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read as JSON in UTF-8: {error}.") from error
     if not isinstance(content, dict):
-        raise UserError(f'{file} must hold {{"class name": ["prompt", …], …}}, not a {type(content).__name__}.')
+        raise UserError(
+            f'{file} must hold {{"class name": ["prompt", …], …}}, not a {type(content).__name__}.'
+        )
     table = {_folded(key): value for key, value in content.items()}
     rows: list[tuple[str, ...]] = []
     absent: list[str] = []
