@@ -26,7 +26,7 @@ NAMES = (*SPLIT_FILES, "fgvc_aircraft", *IMAGENET)
 CLASSES = {
     "caltech101": [("Faces", "face"), ("Leopards", "leopard"), ("water_lilly", "water_lilly")],
     "oxford_pets": [("Abyssinian", "abyssinian"), ("american_bulldog", "american_bulldog")],
-    "stanford_cars": [("0", "2000 AM General Hummer SUV"), ("1", "2012 Ram C/V Cargo Van Minivan"), ("2", "2012 Audi TTS Coupe")],
+    "stanford_cars": [("", "2000 AM General Hummer SUV"), ("", "2012 Ram C/V Cargo Van Minivan")],
     "oxford_flowers": [("", "pink primrose"), ("", "globe-flower"), ("", "ball moss")],
     "food101": [("apple_pie", "apple_pie"), ("baklava", "baklava")],
     "sun397": [("a/abbey", "abbey"), ("a/apartment_building/outdoor", "outdoor apartment_building")],

@@ -330,3 +330,37 @@ def test_fgvc_lists(tmp_path):
     (home / "images_variant_val.txt").unlink()
     with pytest.raises(DataNotFoundError, match="images_variant_val.txt is missing"):
         load(tmp_path, "fgvc_aircraft")
+
+
+def test_validation_on_test_is_stamped(root, tmp_path):
+    data = load(root, "imagenet", "data.val_source=test")
+    assert data.val.names() == data.test.names()
+    said = data.describe()
+    assert said["val_source"] == "test"
+    assert any("scores are optimistic" in finding for finding in said["findings"])
+    honest = load(root, "imagenet")
+    assert honest.drawn.train == data.drawn.train
+    assert not set(honest.val.names()) & set(honest.train.names() + honest.test.names())
+    with pytest.raises(UserError, match=r"data.val_source='val' is unknown"):
+        load(root, "imagenet", "data.val_source=val")
+
+
+def test_imagenet_shots_follow_sorted_names(root):
+    import random
+
+    data = load(root, "imagenet", "shots=1", "data.split_seed=4")
+    generator = random.Random(4)
+    folder = root / "imagenet" / "images" / "train"
+    expected = [generator.sample(sorted(os.listdir(folder / wnid)), 1)[0] for wnid in wnids()]
+    assert [name.split("/")[2] for name in data.train.names()] == expected
+
+
+def test_named_templates_and_prompts_of_a_run(root, tmp_path):
+    assert len(load(root, "dtd", "data.templates=openai").classes.prompts()[0]) == 8
+    assert len(load(root, "imagenet_a", "data.templates=imagenet7").classes.prompts()[0]) == 7
+    content = {wnid: [f"prompt {i} of {wnid}." for i in range(1 + label % 2)] for label, wnid in enumerate(wnids())}
+    (tmp_path / "prompts.json").write_text(json.dumps(content))
+    options = (f"data.templates={tmp_path}/prompts.json",)
+    assert load(root, "imagenet_r", *options).classes.texts[0] == tuple(content[wnids("imagenet_r")[0]])
+    outcome = execute(config(root, "imagenet_r", *options), "zero_shot", tmp_path / "run", [])
+    assert outcome.status == "done"

@@ -71,7 +71,9 @@ def test_download_resumes_where_it_broke_off(server, tmp_path):
     server.files["/a.bin"], server.cut = BODY, 500_000
     target = tmp_path / "new" / "a.bin"
     for done in (500_000, 1_000_000):
-        with pytest.raises(DownloadError, match=f"broke off after {done:,} of 1,280,000 bytes. Run the command again"):
+        with pytest.raises(
+            DownloadError, match=f"broke off after {done:,} of 1,280,000 bytes. Run the command again"
+        ):
             download(f"{server.url}/a.bin", target, md5=MD5)
         assert not target.exists()
     assert download(f"{server.url}/a.bin", target, md5=MD5).read_bytes() == BODY
@@ -164,7 +166,9 @@ def test_unsafe_tar(tmp_path, name, content, kind):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tgz", "in"]
 
 
-@pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", "a/../../escaped", "C:/escaped", "..\\escaped"])
+@pytest.mark.parametrize(
+    "name", ["../escaped", "/etc/escaped", "a/../../escaped", "C:/escaped", "..\\escaped"]
+)
 def test_unsafe_zip(tmp_path, name):
     archive = zip_with(tmp_path / "a.zip", ("good.jpg", "x"), (name, "x"))
     with pytest.raises(ArchiveError, match="leads out of the folder"):
@@ -182,7 +186,13 @@ def test_damaged_archives(tmp_path):
     damaged = bytearray(good.read_bytes())
     damaged[600_000] ^= 255
     packed = tar_with(tmp_path / "b.tgz", ("big.bin", os.urandom(100_000), tarfile.REGTYPE)).read_bytes()
-    for content in (bytes(damaged), good.read_bytes()[:700_000], packed[:60_000], b"<html>quota exceeded</html>", b""):
+    for content in (
+        bytes(damaged),
+        good.read_bytes()[:700_000],
+        packed[:60_000],
+        b"<html>quota exceeded</html>",
+        b"",
+    ):
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(ArchiveError, match="damaged"):
             unpack(tmp_path / "bad", tmp_path / "out")
@@ -198,8 +208,12 @@ def archive_of(folder, prefix, into):
     """Zip or tar a tree under a folder of another name, as official archives have it."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     if into.suffix == ".zip":
-        return zip_with(into, *((f"{prefix}/{f.relative_to(folder).as_posix()}", f.read_bytes()) for f in files))
-    members = [(f"{prefix}/{f.relative_to(folder).as_posix()}", f.read_bytes(), tarfile.REGTYPE) for f in files]
+        return zip_with(
+            into, *((f"{prefix}/{f.relative_to(folder).as_posix()}", f.read_bytes()) for f in files)
+        )
+    members = [
+        (f"{prefix}/{f.relative_to(folder).as_posix()}", f.read_bytes(), tarfile.REGTYPE) for f in files
+    ]
     return tar_with(into, *members)
 
 
@@ -263,7 +277,9 @@ def test_prepare_split_only(dtd, tmp_path):
 
 
 def test_mirror_is_used_on_demand_only(dtd, server, tmp_path):
-    server.files["/mirror.zip"] = archive_of(tmp_path / "there" / "dtd", "any/name/DTD", tmp_path / "m.zip").read_bytes()
+    server.files["/mirror.zip"] = archive_of(
+        tmp_path / "there" / "dtd", "any/name/DTD", tmp_path / "m.zip"
+    ).read_bytes()
     prepare(dtd, mirror=True, say=lambda text: None)
     assert dtd.status() == "ready"
     assert [path for path, _ in server.log] == ["/split.json", "/mirror.zip"]
@@ -292,7 +308,9 @@ def test_sketch_is_renamed_and_fgvc_taken_apart(tmp_path, server):
     home = trees.write_shift(tmp_path / "there", "imagenet_sketch", "x")
     server.files["/s.zip"] = archive_of(home / "images", "sketch", tmp_path / "s.zip").read_bytes()
     fgvc = trees.write_fgvc(tmp_path / "there", "y")
-    server.files["/f.tar.gz"] = archive_of(fgvc, "fgvc-aircraft-2013b/data", tmp_path / "f.tar.gz").read_bytes()
+    server.files["/f.tar.gz"] = archive_of(
+        fgvc, "fgvc-aircraft-2013b/data", tmp_path / "f.tar.gz"
+    ).read_bytes()
     for name, url, images in (("imagenet_sketch", "s.zip", "imagenet-sketch/images"),
                               ("fgvc_aircraft", "f.tar.gz", "fgvc_aircraft/images")):  # fmt: skip
         entry = entry_of(tmp_path / "data", name, {"archives": [{"url": f"{server.url}/{url}"}]})

@@ -12,7 +12,7 @@ from mmadapt.features import FeatureSet
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_every_image_is_scored_once(size, world):
     shares = [list(ShardSampler(size, rank, world)) for rank in range(world)]
-    assert sorted(sum(shares, [])) == list(range(size))
+    assert sorted(i for share in shares for i in share) == list(range(size))
     assert [len(ShardSampler(size, rank, world)) for rank in range(world)] == [len(share) for share in shares]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -25,7 +25,7 @@ def test_training_shares_are_equal_disjoint_and_new_in_each_epoch():
             sampler.set_epoch(epoch)
         shares = [list(sampler) for sampler in samplers]
         assert [len(share) for share in shares] == [2] * 4 == [len(sampler) for sampler in samplers]
-        seen = sum(shares, [])
+        seen = [i for share in shares for i in share]
         assert len(set(seen)) == 8
         left_out.append(set(range(10)) - set(seen))
     assert len(set(map(frozenset, left_out))) > 1

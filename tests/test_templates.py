@@ -49,14 +49,20 @@ def test_refused(templates, message):
 
 def test_prompts_of_each_class(tmp_path):
     file = tmp_path / "cupl.json"
-    content = {"missile": ["a missile."], "n04008634": ["a projectile.", "a {} in flight."], "Tree_frog": "green."}
+    content = {
+        "missile": ["a missile."],
+        "n04008634": ["a projectile.", "a {} in flight."],
+        "Tree_frog": "green.",
+    }
     file.write_text(json.dumps(content))
     names, ids = ("missile", "missile", "tree frog"), ("n03773504", "n04008634", "n01644373")
     assert parse_templates(str(file), "imagenet")[1] == file
     texts = read_prompts(file, names, ids)
     assert texts == (("a missile.",), ("a projectile.", "a missile in flight."), ("green.",))
     assert ClassSet(names, ("{}",), texts).prompts() == [list(row) for row in texts]
-    with pytest.raises(UserError, match=r"no prompts for 1 of 2 classes: tree fog \(did you mean 'tree frog'\?\)"):
+    with pytest.raises(
+        UserError, match=r"no prompts for 1 of 2 classes: tree fog \(did you mean 'tree frog'\?\)"
+    ):
         read_prompts(file, ("missile", "tree fog"), ())
 
 
@@ -68,7 +74,9 @@ def test_damaged_prompt_files(tmp_path, content):
 
 
 def test_classes_may_have_different_numbers_of_prompts():
-    each = torch.nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), dim=-1)
+    each = torch.nn.functional.normalize(
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
     ragged = average_prompts(each, [["a"], ["b", "c"], ["d", "e", "f"]])
     for row, part in zip(ragged, each.split([1, 2, 3]), strict=True):
         torch.testing.assert_close(row, torch.nn.functional.normalize(part.mean(0), dim=-1))

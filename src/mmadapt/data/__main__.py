@@ -102,8 +102,8 @@ def _draw(arguments: argparse.Namespace) -> int:
         from mmadapt.results import write_json
 
         write_json(arguments.out, content)
-        print(f"{arguments.out}: {len(content['train'])} training and {len(content['val'])} validation images, "
-              f"sha256 {content['sha256']}", file=sys.stderr)  # fmt: skip
+        sizes = f"{len(content['train'])} training and {len(content['val'])} validation images"
+        print(f"{arguments.out}: {sizes}, sha256 {content['sha256']}", file=sys.stderr)
     return 0
 
 
@@ -113,7 +113,7 @@ _COMMANDS = {"list": _list, "prepare": _prepare, "check": _check, "draw": _draw}
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mmadapt.data",
-        description="The published data sets: what is here, what is missing, how to get it, which images are drawn.",
+        description="The published data sets: what is here, how to get what is not, which images are drawn.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -70,7 +70,8 @@ def _unpack(archive: Path, folder: Path) -> None:
             _unpack_tar(archive, raw, file, folder)
     else:
         raise ArchiveError(
-            f"{archive} is neither a zip nor a tar archive, or it is damaged. Delete it and run the command again."
+            f"{archive} is neither a zip nor a tar archive, or it is damaged. Delete it and run the "
+            "command again."
         )
 
 

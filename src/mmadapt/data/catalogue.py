@@ -102,6 +102,7 @@ def select(entries: Mapping[str, Entry], name: str) -> Entry:
     """
     if name not in entries:
         raise UserError(
-            f"There is no published data set {name!r}{did_you_mean(name, entries)}. Choose from: {', '.join(entries)}."
+            f"There is no published data set {name!r}{did_you_mean(name, entries)}. "
+            f"Choose from: {', '.join(entries)}."
         )
     return entries[name]

@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.config import CONF_DIR, instantiate, register_resolvers, resolve
 from mmadapt.data.benchmark import BenchmarkData
 from mmadapt.data.catalogue import data_root
-from mmadapt.data.imagenet import ImageNetData, ImageNetShiftData
+from mmadapt.data.imagenet import ImageNetData
+from mmadapt.data.imagenet_shift import ImageNetShiftData
 from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.splits import Splits
 from mmadapt.errors import UserError

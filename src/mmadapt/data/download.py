@@ -36,8 +36,8 @@ def download(url: str, target: Path, *, md5: str | None = None, sha256: str | No
         sha256: Expected SHA-256 or its first digits.
 
     Raises:
-        DownloadError: If the server fails, bytes are missing, or a checksum differs; nothing but the resumable
-            part is left then, and not even that where the checksum differs.
+        DownloadError: If the server fails, bytes are missing, or a checksum differs; nothing but the
+            resumable part is left then, and not even that where the checksum differs.
         UserError: If the folder cannot be written.
     """
     if target.is_file() and (md5 or sha256) and not _mismatch(target, md5, sha256):
@@ -56,7 +56,8 @@ def download(url: str, target: Path, *, md5: str | None = None, sha256: str | No
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", "") or error
         raise DownloadError(
-            f"{url} could not be fetched: {reason}. Run the command again to go on from {part.stat().st_size:,} bytes."
+            f"{url} could not be fetched: {reason}. Run the command again to go on from "
+            f"{part.stat().st_size:,} bytes."
         ) from error
     except OSError as error:
         raise UserError(f"{part} cannot be written: {error.strerror}.") from error
@@ -69,7 +70,8 @@ def download(url: str, target: Path, *, md5: str | None = None, sha256: str | No
     if wrong or (expected is not None and size > expected):
         part.unlink()
         _stamp(part).unlink(missing_ok=True)
-        raise DownloadError(f"{url} is not the published file ({wrong or f'{size:,} instead of {expected:,} bytes'}) "
+        wrong = wrong or f"{size:,} instead of {expected:,} bytes"
+        raise DownloadError(f"{url} is not the published file ({wrong}) "
                             "and was deleted. Try again later, or with --mirror.")  # fmt: skip
     part.replace(target)
     _stamp(part).unlink(missing_ok=True)
@@ -122,7 +124,8 @@ def _check_space(part: Path, size: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if size > free:
         raise UserError(
-            f"{part.parent} has {free:,} bytes free, the download needs {size:,}. Choose another folder with --root."
+            f"{part.parent} has {free:,} bytes free, the download needs {size:,}. "
+            "Choose another folder with --root."
         )
 
 

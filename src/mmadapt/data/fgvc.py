@@ -38,8 +38,8 @@ class FgvcData(BenchmarkData):
         place = next((folder / name for name in self.image_folders if (folder / name).is_dir()), None)
         if place is None:
             raise DataNotFoundError(
-                f"{self.name}: no folder {' or '.join(self.image_folders)} beside {variants}. Unpack the whole "
-                f"archive; python -m mmadapt.data prepare {self.name} does it."
+                f"{self.name}: no folder {' or '.join(self.image_folders)} beside {variants}. Unpack the "
+                f"whole archive; python -m mmadapt.data prepare {self.name} does it."
             )
         images = self.image_sets(place, (train, val, test))
         return Splits(names, images[0], images[1], images[2])

@@ -1,8 +1,8 @@
-"""ImageNet, and the four sets of shifted test images for its classes."""
+"""ImageNet; its shifted test sets are in `mmadapt.data.imagenet_shift`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +11,12 @@ from mmadapt.data.imagenet_classes import class_names, wnids
 from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.index import FolderIndex, index_folder
 from mmadapt.data.locate import Home
-from mmadapt.data.splits import Splits, subset_classes
+from mmadapt.data.splits import Splits
 from mmadapt.errors import DataNotFoundError, UserError
 
 _VAL_SORTED = (
-    "Sort them into one folder per class: put ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar into the "
-    "data set's folder and run python -m mmadapt.data prepare imagenet, or run valprep.sh "
+    "Sort them into one folder per class: put ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar into "
+    "the data set's folder and run python -m mmadapt.data prepare imagenet, or run valprep.sh "
     "(github.com/soumith/imagenetloader.torch) inside the val folder."
 )
 
@@ -24,8 +24,8 @@ _VAL_SORTED = (
 class ImageNetData(BenchmarkData):
     """ImageNet: the official validation images are the test set, shots come from the training images.
 
-    Shots are drawn from sorted file names, which is Tip-Adapter's draw for ``split_seed=1``. CoOp's own cannot be
-    rebuilt: it follows the order of a directory listing.
+    Shots are drawn from sorted file names, which is Tip-Adapter's draw for ``split_seed=1``. CoOp's own
+    cannot be rebuilt: it follows the order of a directory listing.
     """
 
     def __init__(
@@ -117,89 +117,19 @@ class ImageNetData(BenchmarkData):
         return _class_folders(folder, index)
 
 
-class ImageNetShiftData(ImageNetData):
-    """Shifted test images of ImageNet's classes; shots are ImageNet's, drawn as for ``data=imagenet``.
-
-    Where only 200 of the classes occur, shots of these are used, relabelled from 0 in the order of their wnids.
-    `imagenet_labels` maps the labels back.
-    """
-
-    def __init__(
-        self,
-        *,
-        imagenet_folders: Sequence[str],
-        imagenet_dir: str | None = None,
-        classes_of: str = "imagenet",
-        numbered: bool = False,
-        **options: Any,
-    ) -> None:
-        """Bind the places of the shifted images and of ImageNet.
-
-        Args:
-            imagenet_folders: Names of ImageNet's folder below the root.
-            imagenet_dir: ImageNet's folder itself.
-            classes_of: Which wnids occur: of imagenet, imagenet_a or imagenet_r.
-            numbered: Whether class folders are numbers, positions among the sorted wnids (ImageNetV2).
-            options: See `ImageNetData`.
-        """
-        super().__init__(**options)
-        place = None if imagenet_dir is None else Path(imagenet_dir).expanduser().absolute()
-        self._imagenet = Home("imagenet", self.home.root, tuple(imagenet_folders), place)
-        self.classes_of, self.numbered = classes_of, numbered
-
-    @property
-    def imagenet(self) -> Home:
-        """Where ImageNet itself is looked for."""
-        return self._imagenet
-
-    @property
-    def imagenet_labels(self) -> tuple[int, ...]:
-        """ImageNet's label of each class that occurs."""
-        place = {wnid: label for label, wnid in enumerate(wnids())}
-        return tuple(place[wnid] for wnid in wnids(self.classes_of))
-
-    def kept_classes(self, splits: Splits) -> Sequence[int]:
-        """Return ImageNet's labels of the classes that occur, or of the base or new half of them."""
-        half = subset_classes(len(self.imagenet_labels), self.subset)
-        return self.imagenet_labels[half.start : half.stop]
-
-    def read_splits(self) -> Splits:
-        """List ImageNet's training images and the shifted test images, both with ImageNet's labels."""
-        train, test = self._read_train(), self._read_shifted()
-        self.check_counts(classes=len(self.imagenet_labels), test=len(test))
-        if self._val_source == "test":
-            self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
-        return Splits(class_names(), train, test if self._val_source == "test" else train, test, wnids())
-
-    def _train_folder(self) -> Path | None:
-        return self.imagenet.find(("images/train", "train"))
-
-    def _read_shifted(self) -> ImageSet:
-        folder = self.home.find(self.image_folders)
-        if folder is None:
-            raise DataNotFoundError(
-                f"{self.name}: no folder {' or '.join(self.image_folders)}. {self.home.searched()}"
-            )
-        present = wnids(self.classes_of)
-        if self.numbered:
-            present = tuple(str(label) for label in self.imagenet_labels)
-        labels = dict(zip(present, self.imagenet_labels, strict=True))
-        index = index_folder(folder)
-        _check_folders(folder, index, labels)
-        paths = [f"{name}/{image}" for name in labels for image in index.folders[name]]
-        of_image = [label for name, label in labels.items() for _ in index.folders[name]]
-        return ImageSet.of(ImageFiles(folder, tuple(paths)), of_image)
-
-
 def _class_folders(folder: Path, index: FolderIndex) -> ImageSet:
     """Return all images in the order of wnids and file names; paths start with ``train/`` or ``val/``."""
-    _check_folders(folder, index, wnids())
-    paths = [f"{folder.name}/{wnid}/{name}" for wnid in wnids() for name in index.folders[wnid]]
-    labels = [label for label, wnid in enumerate(wnids()) for _ in index.folders[wnid]]
+    check_folders(folder, index, wnids())
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, wnid in enumerate(wnids()):
+        prefix, names = f"{folder.name}/{wnid}/", index.folders[wnid]
+        paths += [prefix + name for name in names]
+        labels += [label] * len(names)
     return ImageSet.of(ImageFiles(folder.parent, tuple(paths)), labels)
 
 
-def _check_folders(folder: Path, index: FolderIndex, expected: Iterable[str]) -> None:
+def check_folders(folder: Path, index: FolderIndex, expected: Iterable[str]) -> None:
     """Refuse missing and empty class folders: labels must not shift, and no class may lack images."""
     expected = list(expected)
     missing = [name for name in expected if name not in index.folders]
@@ -210,6 +140,6 @@ def _check_folders(folder: Path, index: FolderIndex, expected: Iterable[str]) ->
             other = f" Found instead: {', '.join(foreign[:5])}." if foreign else ""
             raise DataNotFoundError(
                 f"{len(names)} of {len(expected)} class folders {what} in {folder}: {', '.join(names[:5])}"
-                f"{', …' if len(names) > 5 else ''}.{other} A class less would shift no label but falsify every score: "
-                "unpack the archive again."
+                f"{', …' if len(names) > 5 else ''}.{other} "
+                "Scores without them would not be ImageNet's: unpack the archive again."
             )

@@ -92,7 +92,8 @@ def _check_writable(target: Path) -> None:
             probe.rmdir()
     except OSError as error:
         raise UserError(
-            f"{target} cannot be written: {error.strerror}. Choose a folder that can with --root or MMADAPT_DATA."
+            f"{target} cannot be written: {error.strerror}. Choose a folder that can with --root or "
+            "MMADAPT_DATA."
         ) from error
 
 
@@ -127,8 +128,8 @@ def _place(archive: Path, target: Path, take: Mapping[str, str], say: Callable[[
             here: found for name, here in reversed(list(take.items())) if (found := _search(unpacked, name))
         }
         if lost := sorted(set(take.values()) - set(moves) - {path.name for path in target.iterdir()}):
-            raise UserError(f"{archive} holds no {', '.join(lost)}: its layout is not the known one. It was kept; "
-                            f"unpack it by hand into {target}.")  # fmt: skip
+            raise UserError(f"{archive} holds no {', '.join(lost)}: its layout is not the known one. "
+                            f"It was kept; unpack it by hand into {target}.")  # fmt: skip
         for here, found in moves.items():
             if not (target / here).exists():
                 found.replace(target / here)
@@ -154,7 +155,8 @@ def _manual(entry: Entry, target: Path) -> str:
         if entry.source.get("mirror")
         else ""
     )
-    return f"{entry.name} has to be fetched by hand. {entry.source.get('manual', entry.source['home'])}\nFolder: {target}{mirror}"
+    how = entry.source.get("manual", entry.source["home"])
+    return f"{entry.name} has to be fetched by hand. {how}\nFolder: {target}{mirror}"
 
 
 def _unpack_imagenet(target: Path, say: Callable[[str], None]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -37,9 +38,9 @@ def draw_positions(
 ) -> tuple[Positions, Positions]:
     """Draw training and validation shots of every class with one private generator.
 
-    Classes come in the order of their first image. CoOp draws train, then val, and a class with fewer images
-    gives all of them; Tip-Adapter fills such a class up by drawing with replacement; CLIP-LoRA does so too and
-    draws val before train, so that equal seeds give other images.
+    Classes come in the order of their first image. CoOp draws train, then val, and a class with fewer
+    images gives all of them; Tip-Adapter fills such a class up by drawing with replacement; CLIP-LoRA does so
+    too and draws val before train, so that equal seeds give other images.
 
     Args:
         train: Labels of the train split.
@@ -83,9 +84,9 @@ def _from_train(
 
 def _by_class(labels: Sequence[int]) -> list[Positions]:
     """Return the positions of each class, classes in the order of their first image."""
-    classes: dict[int, Positions] = {}
+    classes: defaultdict[int, Positions] = defaultdict(list)
     for position, label in enumerate(labels):
-        classes.setdefault(label, []).append(position)
+        classes[label].append(position)
     return list(classes.values())
 
 

@@ -51,8 +51,8 @@ class SplitFileData(BenchmarkData):
             return found
         place = (self.home.existing() or self.home.candidates())[0]
         raise DataNotFoundError(
-            f"The split file {self.split_file} of {self.name} was not found, and no other split stands in for "
-            f"it. {self.home.searched()} To get only the split: python -m mmadapt.data prepare {self.name} "
+            f"The split file {self.split_file} of {self.name} was not found, and no other split stands in "
+            f"for it. {self.home.searched()} To get only the split: python -m mmadapt.data prepare {self.name} "
             f"--split-only, which puts it into {place}."
         )
 
@@ -67,6 +67,5 @@ class SplitFileData(BenchmarkData):
             raise DataNotFoundError(
                 f"{self.name}: {explain_missing(existing[0], list(dict.fromkeys(paths)), len(set(paths)))}"
             )
-        raise DataNotFoundError(
-            f"{self.name}: no folder {' or '.join(dict.fromkeys(self.image_folders))} with its images. {self.home.searched()}"
-        )
+        wanted = " or ".join(self.image_folders)
+        raise DataNotFoundError(f"{self.name}: no folder {wanted} with its images. {self.home.searched()}")

@@ -58,7 +58,8 @@ def draw(
     The generator is private, so nothing that ran before can move the draw.
     """
     val = None if splits.val is splits.train else splits.val.labels.tolist()
-    return as_draw(splits, *draw_positions(splits.train.labels.tolist(), val, shots, val_shots, seed, sampling))
+    train = splits.train.labels.tolist()
+    return as_draw(splits, *draw_positions(train, val, shots, val_shots, seed, sampling))
 
 
 def as_draw(splits: Splits, train: Sequence[int], val: Sequence[int]) -> Draw:

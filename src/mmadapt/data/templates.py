@@ -103,8 +103,8 @@ def _ensemble(name: str, data: str) -> tuple[str, ...]:
     if name not in ENSEMBLES:
         raise UserError(
             f"data.templates={name!r} is no ensemble{did_you_mean(name, ENSEMBLES)}, holds no {{}} and ends "
-            f"neither in .txt nor in .json. Use {', '.join(ENSEMBLES)}, a prompt such as 'a photo of a {{}}.', "
-            "or a file."
+            f"neither in .txt nor in .json. Use {', '.join(ENSEMBLES)}, a prompt such as 'a photo of a "
+            "{}.', or a file."
         )
     from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 
