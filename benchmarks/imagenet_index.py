@@ -2,8 +2,8 @@
 
     python benchmarks/imagenet_index.py [--files 1281167] [--folder DIR]
 
-Prints seconds for the first scan (the index is empty; the kernel has the names), for a start from the remembered
-index, and for the whole `setup` of the data module with 16 shots.
+Prints seconds for the first scan (the index is empty; the kernel has the names), for a start from the
+remembered index, and for the whole `setup` of the data module with 16 shots.
 """
 
 from __future__ import annotations

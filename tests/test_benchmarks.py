@@ -121,9 +121,9 @@ def test_an_empty_alias_does_not_hide_the_images(tmp_path):
 
 
 def test_names_keep_slashes_and_lose_underscores(root):
-    assert "a photo of a 2012 Ram C/V Cargo Van Minivan." in sum(
-        load(root, "stanford_cars").classes.prompts(), []
-    )
+    assert load(root, "stanford_cars").classes.prompts()[1] == [
+        "a photo of a 2012 Ram C/V Cargo Van Minivan."
+    ]
     assert load(root, "fgvc_aircraft").classes.prompts()[1] == ["a photo of a F-16A/B, a type of aircraft."]
     assert load(root, "oxford_pets").classes.prompts()[1] == ["a photo of a american bulldog, a type of pet."]
     assert load(root, "sun397").classes.prompts()[1] == ["a photo of a outdoor apartment building."]
@@ -358,7 +358,9 @@ def test_imagenet_shots_follow_sorted_names(root):
 def test_named_templates_and_prompts_of_a_run(root, tmp_path):
     assert len(load(root, "dtd", "data.templates=openai").classes.prompts()[0]) == 8
     assert len(load(root, "imagenet_a", "data.templates=imagenet7").classes.prompts()[0]) == 7
-    content = {wnid: [f"prompt {i} of {wnid}." for i in range(1 + label % 2)] for label, wnid in enumerate(wnids())}
+    content = {
+        wnid: [f"prompt {i} of {wnid}." for i in range(1 + label % 2)] for label, wnid in enumerate(wnids())
+    }
     (tmp_path / "prompts.json").write_text(json.dumps(content))
     options = (f"data.templates={tmp_path}/prompts.json",)
     assert load(root, "imagenet_r", *options).classes.texts[0] == tuple(content[wnids("imagenet_r")[0]])

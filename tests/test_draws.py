@@ -13,6 +13,7 @@ import benchmark_trees as trees
 import pytest
 import torch
 
+from mmadapt.data.draw_file import read_draw
 from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.sampling import draw_positions
 from mmadapt.data.split_file import SplitFileData
@@ -99,6 +100,21 @@ def test_imagenet_val_comes_from_train_images_that_are_not_shots():
     both = [generator.sample(range(50 * c, 50 * c + 50), 20) for c in range(20)]
     lora = draw_positions(labels, None, 16, 4, 3, "clip_lora")
     assert lora == ([p for row in both for p in row[:16]], [p for row in both for p in row[16:]])
+
+
+def test_coops_pickle_of_imagenet_has_no_val(tmp_path, datum):
+    images = ImageSet.of(
+        ImageFiles(Path("/"), tuple(f"train/n{i // 30}/{i}.JPEG" for i in range(90))), blocks([30] * 3)
+    )
+    splits = Splits(("a", "b", "c"), images, images, images, val_from_train=True)
+    train = [(images.source.name(i), i // 30) for i in (5, 4, 40, 41, 80, 89)]
+    coop_pickle(tmp_path / "i.pkl", datum, {"train": train}, "/data/imagenet/images/")
+    found = read_draw(tmp_path / "i.pkl", splits, {"shots": 2, "split_seed": 1})
+    assert found.train == (5, 4, 40, 41, 80, 89)
+    assert [i // 30 for i in found.val] == [0, 0, 1, 1, 2, 2]
+    assert not set(found.val) & set(found.train)
+    whole = read_draw(tmp_path / "i.pkl", Splits(("a", "b", "c"), images, images, images), {"shots": 2})
+    assert len(whole.val) == 90
 
 
 def test_unknown_sampling():

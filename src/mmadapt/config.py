@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_method
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -133,8 +134,13 @@ def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:
         UserError: If the target may not be built or a key is no parameter of it.
     """
     check_keys(node, where, set(live))
-    built = hydra_instantiate(OmegaConf.create(dict(node)), _convert_="all")
-    return built(**live) if node.get("_partial_") else built
+    try:
+        built = hydra_instantiate(OmegaConf.create(dict(node)), _convert_="all")
+        return built(**live) if node.get("_partial_") else built
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
 
 
 def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()) -> None:  # type: ignore[assignment]

@@ -69,7 +69,7 @@ def check(name: str, root: Path | None, overrides: Sequence[str], decode: bool) 
 
 def _report(data: BenchmarkData, splits: Splits) -> tuple[list[str], list[str]]:
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    if splits.val is splits.train:
+    if splits.val_from_train:
         del parts["val"]
     source = splits.test.source
     lines = [f"images in {getattr(source, 'root', '?')}"]

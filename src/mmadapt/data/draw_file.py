@@ -71,7 +71,7 @@ def _from_coop(file: Path, splits: Splits, about: Mapping[str, Any]) -> Draw:
     train = _find(file, found.train, splits.train)
     if found.val is not None:
         return as_draw(splits, train, _find(file, found.val, splits.val))
-    if splits.val is not splits.train:  # as in CoOp: ImageNet is validated on all test images
+    if not splits.val_from_train:  # as in CoOp: ImageNet is validated on all test images
         return as_draw(splits, train, range(len(splits.val)))
     labels = splits.train.labels.tolist()
     taken = set(train)

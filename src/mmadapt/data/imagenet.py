@@ -78,7 +78,7 @@ class ImageNetData(BenchmarkData):
         )
         if self._val_source == "test":
             self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
-        return Splits(class_names(), train, val if self._val_source == "test" else train, val, wnids())
+        return self._splits_of(train, val)
 
     def need_shots(self) -> None:
         """Called before the training images are used.
@@ -91,6 +91,11 @@ class ImageNetData(BenchmarkData):
                 f"{self.name}: shots come from ImageNet's training images, and no folder train was found. "
                 f"{self.imagenet.searched()} Only method=zero_shot runs without them."
             )
+
+    def _splits_of(self, train: ImageSet, test: ImageSet) -> Splits:
+        if self._val_source == "test":
+            return Splits(class_names(), train, test, test, wnids())
+        return Splits(class_names(), train, train, test, wnids(), val_from_train=True)
 
     @property
     def imagenet(self) -> Home:

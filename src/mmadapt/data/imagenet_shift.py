@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.imagenet import ImageNetData, check_folders
 from mmadapt.data.imagenet_classes import class_names, wnids
+from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.index import index_folder
 from mmadapt.data.locate import Home
 from mmadapt.data.splits import Splits, subset_classes
@@ -67,7 +67,7 @@ class ImageNetShiftData(ImageNetData):
         self.check_counts(classes=len(self.imagenet_labels), test=len(test))
         if self._val_source == "test":
             self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
-        return Splits(class_names(), train, test if self._val_source == "test" else train, test, wnids())
+        return self._splits_of(train, test)
 
     def _train_folder(self) -> Path | None:
         return self.imagenet.find(("images/train", "train"))

@@ -51,8 +51,8 @@ class SplitFileData(BenchmarkData):
             return found
         place = (self.home.existing() or self.home.candidates())[0]
         raise DataNotFoundError(
-            f"The split file {self.split_file} of {self.name} was not found, and no other split stands in "
-            f"for it. {self.home.searched()} To get only the split: python -m mmadapt.data prepare {self.name} "
+            f"The split file {self.split_file} of {self.name} was not found, and no other split "
+            f"stands in for it. {self.home.searched()} To get only the split: python -m mmadapt.data prepare {self.name} "
             f"--split-only, which puts it into {place}."
         )
 

@@ -22,10 +22,10 @@ class Splits:
     Attributes:
         class_names: Name of each class, in label order.
         train: Images the shots are drawn from.
-        val: Images the validation shots are drawn from. The same object as ``train`` if there are none: then
-            they are drawn from training images that are not shots.
+        val: Images the validation shots are drawn from.
         test: Images of the final score.
         class_ids: Unique key of each class where names are not unique (ImageNet's wnids); else empty.
+        val_from_train: Whether ``val`` is ``train``: validation shots are then images that are not shots.
     """
 
     class_names: tuple[str, ...]
@@ -33,6 +33,7 @@ class Splits:
     val: ImageSet
     test: ImageSet
     class_ids: tuple[str, ...] = ()
+    val_from_train: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def draw(
 
     The generator is private, so nothing that ran before can move the draw.
     """
-    val = None if splits.val is splits.train else splits.val.labels.tolist()
+    val = None if splits.val_from_train else splits.val.labels.tolist()
     train = splits.train.labels.tolist()
     return as_draw(splits, *draw_positions(train, val, shots, val_shots, seed, sampling))
 
