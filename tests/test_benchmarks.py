@@ -23,7 +23,8 @@ FOLDERS = {
 
 
 def config(root, name, *overrides, method="zero_shot"):
-    fixed = [f"data={name}", "clip=tiny", f"method={method}", "trainer=cpu", "logger=none", f"paths.data={root}",
+    fixed = [f"data={name}", "clip=tiny", f"method={method}", "trainer=cpu", "logger=none",
+             f"paths.data={root}",
              f"paths.features={root}/features", f"paths.results={root}/runs", "shots=1"]  # fmt: skip
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose("config", overrides=[*fixed, *overrides])

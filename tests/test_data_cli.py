@@ -55,13 +55,13 @@ def test_list_says_what_is_where(root, capsys):
     (trees.write(root, "ucf101", "ucf101") / "split_zhou_UCF101.json").write_text("{")
     trees.write_fgvc(root, "fgvc_aircraft")
     status, out, _ = run(capsys, "list")
-    lines = {line.split()[0]: line for line in out.splitlines()}
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
     assert status == 0
-    assert len(lines) == 16
-    assert " ready " in lines["dtd"]
+    assert len(lines) == 17
+    assert " found " in lines["dtd"]
     assert lines["dtd"].endswith(str(root / "DTD" / "images"))
     for name, state in (("eurosat", "no split file"), ("food101", "no images"), ("ucf101", "split damaged"),
-                        ("sun397", "not found"), ("fgvc_aircraft", "ready")):  # fmt: skip
+                        ("sun397", "not found"), ("fgvc_aircraft", "found")):  # fmt: skip
         assert f" {state} " in lines[name], lines[name]
     assert "1,281,167" in lines["imagenet"]
     assert "by hand" in lines["imagenet"]

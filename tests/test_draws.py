@@ -161,7 +161,7 @@ def test_a_draw_can_be_shared(root, tmp_path):
         (lambda c: c.update(data="eurosat"), "drawn for data=eurosat"),
         (lambda c: c.update(version=9), "no draw of this version"),
         (lambda c: c["train"].pop(), "was changed after it was written"),
-        (lambda c: c["train"][0].__setitem__(0, "banded/none.jpg"), "1 of 6 images .* are not in this data set: banded/none.jpg"),
+        (lambda c: c["train"][0].__setitem__(0, "banded/none.jpg"), "1 of 6 .* are not in this data set: banded/none.jpg"),
         (lambda c: c["train"][0].__setitem__(1, 2), "gives banded/.* the label 2, here it has 0"),
         (lambda c: c.update(val=[["x"]]), r'val must be a list of \["path", label\]'),
     ],

@@ -18,7 +18,7 @@ import pytest
 from mmadapt.data.archives import ArchiveError, unpack
 from mmadapt.data.catalogue import catalogue
 from mmadapt.data.download import DownloadError, download
-from mmadapt.data.prepare import ManualStepError, automated, prepare
+from mmadapt.data.prepare import IMAGENET_ARCHIVES, ManualStepError, automated, prepare
 from mmadapt.errors import UserError
 
 
@@ -227,8 +227,8 @@ def dtd(tmp_path, server):
     server.files["/dtd.tar.gz"] = archive_of(home, "dtd", tmp_path / "dtd.tar.gz").read_bytes()
     md5 = hashlib.md5(server.files["/dtd.tar.gz"]).hexdigest()
     sha256 = hashlib.sha256(server.files["/split.json"]).hexdigest()[:16]
-    source = {"archives": [{"url": f"{server.url}/dtd.tar.gz", "md5": md5}], "split": f"{server.url}/split.json",
-              "mirror": f"{server.url}/mirror.zip"}  # fmt: skip
+    source = {"archives": [{"url": f"{server.url}/dtd.tar.gz", "md5": md5}],
+              "split": f"{server.url}/split.json", "mirror": f"{server.url}/mirror.zip"}  # fmt: skip
     return entry_of(tmp_path / "data", "dtd", source, split_sha256=sha256)
 
 
@@ -239,13 +239,14 @@ def found(root):
 def test_prepare_fetches_split_and_images_once(dtd, server, tmp_path):
     said = []
     prepare(dtd, say=said.append)
-    assert dtd.status() == "ready"
+    assert dtd.status() == "found"
     assert len(found(tmp_path / "data")) == 22
     assert (tmp_path / "data" / "dtd" / "images" / "banded").is_dir()
     asked = len(server.log)
     prepare(dtd, say=said.append)
     assert len(server.log) == asked
-    assert "check dtd" in said[-2]
+    assert "done, in" in said[-2]
+    assert "images are in" in said[-1]
 
 
 def test_prepare_goes_on_after_an_interruption(dtd, server, tmp_path):
@@ -257,7 +258,7 @@ def test_prepare_goes_on_after_an_interruption(dtd, server, tmp_path):
     server.cut = None
     prepare(dtd, say=lambda text: None)
     assert server.log[-1] == ("/dtd.tar.gz", "bytes=500-")
-    assert dtd.status() == "ready"
+    assert dtd.status() == "found"
 
 
 def test_prepare_refuses_another_split(dtd, server, tmp_path):
@@ -281,7 +282,7 @@ def test_mirror_is_used_on_demand_only(dtd, server, tmp_path):
         tmp_path / "there" / "dtd", "any/name/DTD", tmp_path / "m.zip"
     ).read_bytes()
     prepare(dtd, mirror=True, say=lambda text: None)
-    assert dtd.status() == "ready"
+    assert dtd.status() == "found"
     assert [path for path, _ in server.log] == ["/split.json", "/mirror.zip"]
 
 
@@ -316,7 +317,7 @@ def test_sketch_is_renamed_and_fgvc_taken_apart(tmp_path, server):
         entry = entry_of(tmp_path / "data", name, {"archives": [{"url": f"{server.url}/{url}"}]})
         prepare(entry, say=lambda text: None)
         assert entry.images() == tmp_path / "data" / images
-        assert entry.status() == "ready"
+        assert entry.status() == "found"
     assert (tmp_path / "data" / "fgvc_aircraft" / "variants.txt").is_file()
 
 
@@ -351,6 +352,31 @@ def test_every_data_set_has_a_source(tmp_path):
         assert entry.source["take"]
         assert entry.source.get("archives") or entry.source["manual"]
         assert bool(entry.split_file) == ("split" in entry.source)
+
+
+def test_imagenet_archives_of_the_user_are_unpacked(tmp_path, monkeypatch):
+    imagenet = pytest.importorskip("torchvision.datasets.imagenet")
+    home = tmp_path / "imagenet"
+    home.mkdir()
+    for name in IMAGENET_ARCHIVES[:2]:
+        (home / name).write_bytes(b"")
+    monkeypatch.setattr(imagenet, "parse_devkit_archive", lambda root: None)
+
+    def parse(root, folder, fail=True):
+        trees.put(home / folder / "n01440764" / "a.JPEG")
+        if fail:
+            raise RuntimeError("The archive is corrupted.")
+
+    monkeypatch.setattr(imagenet, "parse_val_archive", parse)
+    with pytest.raises(
+        UserError, match="ILSVRC2012_img_val.tar could not be unpacked: The archive is corrupted"
+    ):
+        prepare(catalogue(tmp_path)["imagenet"], say=lambda text: None)
+    assert found(home / "images") == []
+    monkeypatch.setattr(imagenet, "parse_val_archive", lambda root, folder: parse(root, folder, fail=False))
+    prepare(catalogue(tmp_path)["imagenet"], say=lambda text: None)
+    assert found(home / "images") == ["val/n01440764/a.JPEG"]
+    assert catalogue(tmp_path)["imagenet"].status() == "found"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -16,7 +16,8 @@ def test_ensembles():
     assert parse_templates("imagenet7", "dtd")[0][0] == "itap of a {}."
     assert len(parse_templates("openai80", "dtd")[0]) == 80
     counts = {"imagenet": 80, "imagenet_r": 80, "dtd": 8, "caltech101": 34, "stanford_cars": 8, "eurosat": 3,
-              "sun397": 2, "fgvc_aircraft": 2, "food101": 1, "oxford_pets": 1, "oxford_flowers": 1, "ucf101": 48}  # fmt: skip
+              "sun397": 2, "fgvc_aircraft": 2, "food101": 1, "oxford_pets": 1, "oxford_flowers": 1,
+              "ucf101": 48}  # fmt: skip
     for data, count in counts.items():
         templates, file = parse_templates("openai", data)
         assert (len(set(templates)), file) == (count, None)

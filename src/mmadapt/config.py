@@ -39,7 +39,8 @@ TOP_LEVEL = (
 )
 _IRRELEVANT = ("paths", "logger", "tag", "overwrite")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
-_PLACE = ("root", "dir", "cache", "source")
+_PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
+          "counts", "split_sha256")  # fmt: skip
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 

@@ -101,7 +101,10 @@ def _draw(arguments: argparse.Namespace) -> int:
     else:
         from mmadapt.results import write_json
 
-        write_json(arguments.out, content)
+        try:
+            write_json(arguments.out, content)
+        except OSError as error:
+            raise UserError(f"{arguments.out} cannot be written: {error.strerror}.") from error
         sizes = f"{len(content['train'])} training and {len(content['val'])} validation images"
         print(f"{arguments.out}: {sizes}, sha256 {content['sha256']}", file=sys.stderr)
     return 0

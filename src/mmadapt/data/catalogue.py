@@ -71,11 +71,11 @@ class Entry:
         return [name for name in taken if name not in self.facts["images"]]
 
     def status(self) -> str:
-        """Return ``ready`` or what is missing."""
+        """Return ``found`` or what is missing, by a quick look; `mmadapt.data.check` reads everything."""
         images = self.images()
         if self.split_file and self.home.find_file(self.split_file) is None:
             return "no split file" if images else "not found"
-        return "ready" if images else "no images" if self.home.existing() and self.split_file else "not found"
+        return "found" if images else "no images" if self.home.existing() and self.split_file else "not found"
 
 
 def data_root(root: Path | None) -> Path:

@@ -40,7 +40,7 @@ def download(url: str, target: Path, *, md5: str | None = None, sha256: str | No
             resumable part is left then, and not even that where the checksum differs.
         UserError: If the folder cannot be written.
     """
-    if target.is_file() and (md5 or sha256) and not _mismatch(target, md5, sha256):
+    if target.is_file() and not _mismatch(target, md5, sha256):
         return target
     part = target.with_name(f"{target.name}.part")
     try:

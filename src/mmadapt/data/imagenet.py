@@ -76,8 +76,6 @@ class ImageNetData(BenchmarkData):
         self.check_counts(
             classes=len(wnids()), train=len(train) or self.counts.get("train", 0), test=len(val)
         )
-        if self._val_source == "test":
-            self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
         return self._splits_of(train, val)
 
     def need_shots(self) -> None:
@@ -94,6 +92,7 @@ class ImageNetData(BenchmarkData):
 
     def _splits_of(self, train: ImageSet, test: ImageSet) -> Splits:
         if self._val_source == "test":
+            self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
             return Splits(class_names(), train, test, test, wnids())
         return Splits(class_names(), train, train, test, wnids(), val_from_train=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapt.data.imagenet import ImageNetData, check_folders
-from mmadapt.data.imagenet_classes import class_names, wnids
+from mmadapt.data.imagenet_classes import wnids
 from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.index import index_folder
 from mmadapt.data.locate import Home
@@ -65,8 +65,6 @@ class ImageNetShiftData(ImageNetData):
         """List ImageNet's training images and the shifted test images, both with ImageNet's labels."""
         train, test = self._read_train(), self._read_shifted()
         self.check_counts(classes=len(self.imagenet_labels), test=len(test))
-        if self._val_source == "test":
-            self.note("validation images are the test images (data.val_source=test): scores are optimistic.")
         return self._splits_of(train, test)
 
     def _train_folder(self) -> Path | None:

@@ -22,6 +22,7 @@ def listing_table(entries: Iterable[Entry]) -> str:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
+    lines.append("\nfound: by a quick look; python -m mmadapt.data check compares every file.")
     return "\n".join(lines)
 
 

@@ -95,8 +95,8 @@ def find_missing(folder: Path, paths: Iterable[str]) -> list[str]:
 
 def explain_missing(folder: Path, missing: Sequence[str], total: int) -> str:
     """Return how many images are missing, the first five of them, and the likely reason."""
-    listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-    text = f"{len(missing)} of {total} images are missing below {folder}: {listed}."
+    listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ".")
+    text = f"{len(missing)} of {total} images are missing below {folder}: {listed}"
     return f"{text}{_case_hint(folder, missing)}{_nesting_hint(folder, missing[0])}"
 
 

@@ -47,7 +47,9 @@ def prepare(
         return
     take: Mapping[str, str] = entry.source.get("take", {})
     if entry.images() is not None and not entry.lacks():
-        say(f"{entry.name}: images are in {entry.images()}")
+        say(
+            f"{entry.name}: images are in {entry.images()}; python -m mmadapt.data check {entry.name} compares all."
+        )
         return
     urls = _urls(entry, mirror)
     if not urls:
@@ -67,7 +69,7 @@ def prepare(
         shutil.rmtree(target / _WORK, ignore_errors=True)
     if entry.images() is None:
         raise UserError(f"{entry.name}: the archive did not hold the expected images; look into {target}.")
-    say(f"{entry.name}: ready in {target}. python -m mmadapt.data check {entry.name} compares every file.")
+    say(f"{entry.name}: done, in {target}. python -m mmadapt.data check {entry.name} compares all.")
 
 
 def automated(entry: Entry) -> str:

@@ -52,8 +52,8 @@ class SplitFileData(BenchmarkData):
         place = (self.home.existing() or self.home.candidates())[0]
         raise DataNotFoundError(
             f"The split file {self.split_file} of {self.name} was not found, and no other split "
-            f"stands in for it. {self.home.searched()} To get only the split: python -m mmadapt.data prepare {self.name} "
-            f"--split-only, which puts it into {place}."
+            f"stands in for it. {self.home.searched()} To get only the split: "
+            f"python -m mmadapt.data prepare {self.name} --split-only, which puts it into {place}."
         )
 
     def _image_folder(self, split: SplitFile) -> Path:
