@@ -69,7 +69,7 @@ def prepare(
         shutil.rmtree(target / _WORK, ignore_errors=True)
     if entry.images() is None:
         raise UserError(f"{entry.name}: the archive did not hold the expected images; look into {target}.")
-    say(f"{entry.name}: done, in {target}. python -m mmadapt.data check {entry.name} compares all.")
+    say(f"{entry.name}: done, in {target}. {_next(entry)}")
 
 
 def automated(entry: Entry) -> str:
@@ -77,6 +77,10 @@ def automated(entry: Entry) -> str:
     if entry.source.get("archives"):
         return "automatic"
     return "with --mirror" if entry.source.get("mirror") else "by hand"
+
+
+def _next(entry: Entry) -> str:
+    return f"python -m mmadapt.data check {entry.name} compares every file."
 
 
 def _target(entry: Entry) -> Path:
