@@ -6,7 +6,22 @@ Usage, from the repository root (the same command resumes after a stop)::
 
 It trains, evaluates every few hundred steps, and at the end exports the weights into the package.  Every
 random draw is a function of the seed and of the step, so an interrupted and resumed run ends with the same
-bits as an uninterrupted one, and a checkpoint needs no generator states.
+bits as an uninterrupted one, and a checkpoint needs no generator states.  PyTorch 2.9 or later is needed, for
+its Muon optimiser.
+
+The shipped weights are step 6000 of 6000, 768,000 views.  One core of a shared EPYC gave 310 images/s while
+it was quiet and 100 to 190 while it was busy; the run took 74 minutes.  It began with a schedule of 9,000
+steps that was cut to the present one at step 2500; up to there the two do not differ.
+Zero-shot accuracy [%] on 1,200 photos each:
+
+====================  =====  ======  =======  =======
+combinations          shape  colour  surface  600-way
+====================  =====  ======  =======  =======
+seen in pre-training   95.1   100.0     98.7     93.9
+held out               87.9    99.6     96.7     85.8
+====================  =====  ======  =======  =======
+
+The logit scale ends at 47.8.
 """
 
 from __future__ import annotations
@@ -18,7 +33,7 @@ import random
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.progress import (
@@ -30,12 +45,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from tiny_images import FULL, SPLITS, Chunk, Pool, Recipe, draw_attributes, generator
-from tiny_student import Student, Vocabulary, normalise
+from tiny_student import Student, Vocabulary, normalise, with_stock_normalisation
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmadapt.data.shapes_geometry import SHAPES, SURFACES
-from mmadapt.data.shapes_render import STYLES, render
+from mmadapt.data.shapes_render import render
+from mmadapt.data.shapes_scene import STYLES
 from mmadapt.data.shapes_words import (
     COLOUR_NAMES,
     COMBINATIONS,
@@ -43,8 +59,11 @@ from mmadapt.data.shapes_words import (
     class_phrase,
     held_out,
     lengthen,
-)  # fmt: skip
+)
 from mmadapt.tiny import WEIGHTS, save_tiny_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Trainer:
@@ -81,22 +100,22 @@ class Trainer:
         if self.step % 8 == 7:
             context = self.model.clip.context_length
             longer = [lengthen(text, rng) for text in texts]
-            fits = [self.vocabulary.length(text.replace(".", " .")) <= context for text in longer]
+            fits = [len(self.vocabulary.encode(text)) + 2 <= context for text in longer]
             texts = [a if fit else b for a, b, fit in zip(longer, texts, fits, strict=True)]
-        tokens = self.vocabulary([text.replace(".", " .") for text in texts])
-        return tokens, torch.tensor([mentioned for _, mentioned in drawn])
+        return self.vocabulary(texts), torch.tensor([mentioned for _, mentioned in drawn])
 
     def advance(self) -> dict[str, float]:
         """Take one optimiser step."""
-        recipe, done = self.recipe, self.step / self.recipe.steps
-        factor = min(1.0, (self.step + 1) / recipe.warmup, (1 - done) / (1 - recipe.flat))
+        recipe = self.recipe
+        fall = (recipe.steps - self.step) / max(1, recipe.steps - recipe.flat)
+        factor = min(1.0, (self.step + 1) / recipe.warmup, fall)
         for group in [*self.muon.param_groups, *self.adam.param_groups]:
             group["lr"] = group["peak"] * factor
         batch = self.pool.batch(self.step)
         # On a CPU the plain attention is several times faster in bfloat16 than the fused one.
         with sdpa_kernel(SDPBackend.MATH):
             contrastive, whole, local = self.model.losses(batch, *self.texts(batch))
-        weight = recipe.aux[0] + (recipe.aux[1] - recipe.aux[0]) * done
+        weight = recipe.aux[0] + (recipe.aux[1] - recipe.aux[0]) * self.step / recipe.horizon
         self.muon.zero_grad()
         self.adam.zero_grad()
         torch.autograd.backward(contrastive + weight * (whole + local))
@@ -136,13 +155,18 @@ class Trainer:
 
 
 @torch.no_grad()
-def evaluate(model: Student, vocabulary: Vocabulary, number: int = 1200) -> dict[str, Any]:
+def evaluate(
+    model: Student,
+    vocabulary: Vocabulary,
+    number: int = 1200,
+    to_input: Callable[[Tensor], Tensor] = normalise,
+) -> dict[str, Any]:
     """Zero-shot accuracy [%] on photos of seen and of held-out combinations, 600 ways and per attribute."""
     prompts = [
-        [f"a photo of a {name} ." for name in SHAPES],
-        [f"a photo of a {name} shape ." for name in COLOUR_NAMES],
-        [f"a photo of a {name} shape ." for name in SURFACES],
-        [f"a photo of a {class_phrase(combination)} ." for combination in COMBINATIONS],
+        [f"a photo of a {name}." for name in SHAPES],
+        [f"a photo of a {name} shape." for name in COLOUR_NAMES],
+        [f"a photo of a {name} shape." for name in SURFACES],
+        [f"a photo of a {class_phrase(combination)}." for combination in COMBINATIONS],
     ]
     model.eval()
     weights = [model.encode_text(vocabulary(texts)) for texts in prompts]
@@ -151,7 +175,7 @@ def evaluate(model: Student, vocabulary: Vocabulary, number: int = 1200) -> dict
         g = generator(12345, int(wanted))
         attributes = draw_attributes([c for c in COMBINATIONS if (c in held_out()) == wanted], number, 0.0, g)
         images, _ = render(attributes, torch.full((number,), STYLES.index("photo")), g, FULL)
-        features = torch.cat([model.clip.encode_image(normalise(part)) for part in images.split(200)])
+        features = torch.cat([model.clip.encode_image(to_input(part)) for part in images.split(200)])
         joint = attributes[:, 0] * SPLITS[1] * SPLITS[2] + attributes[:, 1] * SPLITS[2] + attributes[:, 2]
         for what, weight, label in zip(
             ("shape", "colour", "surface", "joint"), weights, [*attributes[:, :3].T, joint], strict=True
@@ -171,7 +195,8 @@ def export(trainer: Trainer, scores: dict[str, Any], path: Path) -> None:
         "evaluation": json.dumps(scores),
         "held_out": json.dumps(sorted(held_out())),
     }
-    save_tiny_state(trainer.model.clip.state_dict(), torch.tensor(trainer.vocabulary.rows), path, metadata)
+    state = with_stock_normalisation(trainer.model.clip.state_dict())
+    save_tiny_state(state, torch.tensor(trainer.vocabulary.rows), path, metadata)
 
 
 def train(

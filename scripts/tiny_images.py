@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from mmadapt.data.shapes_geometry import SHAPES, SURFACES
-from mmadapt.data.shapes_render import Scene, render
+from mmadapt.data.shapes_render import render
+from mmadapt.data.shapes_scene import Scene
 from mmadapt.data.shapes_words import COLOUR_NAMES, COMBINATIONS, SEEN_STYLES, held_out
 from mmadapt.tiny import tiny_config
 
@@ -42,12 +43,13 @@ class Recipe:
         scale_lr: Learning rate of the logit scale.
         decay: Weight decay of matrices.
         warmup: Steps of linear warm-up.
-        flat: Fraction of training before the learning rate falls linearly to zero.
-        easy: Fractions of training between which scenes go from easy to full difficulty.
-        aux: First and last weight of the auxiliary losses.
+        flat: Steps before the learning rate starts to fall linearly to zero.
+        horizon: Steps to which the next two entries refer.
+        easy: Fractions of the horizon between which scenes go from easy to full difficulty.
+        aux: Weight of the auxiliary losses at the start and at the horizon.
     """
 
-    steps: int = 9000
+    steps: int = 6000
     batch: int = 128
     seed: int = 0
     chunk: int = 256
@@ -58,7 +60,8 @@ class Recipe:
     scale_lr: float = 5e-3
     decay: float = 0.02
     warmup: int = 200
-    flat: float = 0.45
+    flat: int = 2800
+    horizon: int = 9000
     easy: tuple[float, float] = (0.03, 0.30)
     aux: tuple[float, float] = (1.0, 0.05)
 
@@ -90,7 +93,7 @@ def draw_attributes(
 def make_chunk(recipe: Recipe, index: int) -> Chunk:
     """Render one chunk of training images at the difficulty of its time."""
     start, end = recipe.easy
-    progress = min(1.0, max(0.0, (index * recipe.every / recipe.steps - start) / (end - start)))
+    progress = min(1.0, max(0.0, (index * recipe.every / recipe.horizon - start) / (end - start)))
     values = {}
     for name, full in asdict(FULL).items():
         easy = getattr(EASY, name)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from open_clip import SimpleTokenizer
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, SimpleTokenizer
 from open_clip.model import CLIP
 from tiny_images import SPLITS, Chunk
 from torch import Tensor, nn
 
 from mmadapt.data.shapes_words import caption_words
-from mmadapt.tiny import MEAN, STD, tiny_config
+from mmadapt.tiny import tiny_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Normalisation during pre-training, for RGB in [0, 1].
+MEAN, STD = (0.5, 0.5, 0.5), (0.27, 0.27, 0.27)
 
 
 class Vocabulary:
@@ -29,24 +35,36 @@ class Vocabulary:
         self._compact = {row: index for index, row in enumerate(self.rows)}
         self._ends = self._compact[tokenizer.sot_token_id], self._compact[tokenizer.eot_token_id]
 
-    def length(self, text: str) -> int:
-        """Number of tokens with both ends."""
-        return 2 + sum(len(self._encode(word)) for word in text.split())
+    def encode(self, text: str) -> list[int]:
+        """Compact indices of a text, without its ends."""
+        return [self._compact[row] for word in text.replace(".", " .").split() for row in self._encode(word)]
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Token indices padded to the longest text, int64 (n, L)."""
-        lists = [
-            [self._compact[row] for word in text.split() for row in self._encode(word)] for text in texts
-        ]
+        """Token indices with both ends, padded to the longest text, int64 (n, L)."""
+        lists = [self.encode(text) for text in texts]
         width = max(map(len, lists)) + 2
         start, end = self._ends
         return torch.tensor([[start, *tokens, end] + [0] * (width - 2 - len(tokens)) for tokens in lists])
 
 
-def normalise(images: Tensor) -> Tensor:
-    """From uint8 to the network's input, float32."""
-    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
-    return (images.float() / 255 - mean) / std
+def normalise(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """From uint8 to a network's input, float32."""
+    return (images.float() / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def with_stock_normalisation(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same function for inputs that are normalised as open_clip does by default.
+
+    The change of scale goes into the patch filters.  The change of mean adds the same vector to every patch,
+    which the position embedding can hold, so nothing is lost.
+    """
+    state, filters, positions = dict(state), "visual.conv1.weight", "visual.positional_embedding"
+    old_mean, old_std = torch.tensor(MEAN), torch.tensor(STD)
+    new_mean, new_std = torch.tensor(OPENAI_DATASET_MEAN), torch.tensor(OPENAI_DATASET_STD)
+    shift = state[filters].sum((2, 3)) @ ((new_mean - old_mean) / old_std)
+    state[positions] = torch.cat([state[positions][:1], state[positions][1:] + shift])
+    state[filters] = state[filters] * (new_std / old_std)[:, None, None]
+    return state
 
 
 def cosine_basis(patch: int, channels: int) -> Tensor:

@@ -165,12 +165,13 @@ def test_file_just_written_is_not_trusted_yet(tmp_path, monkeypatch):
     """Two writes within one tick of the file system's clock leave size, mtime and ctime as they were."""
     path = tmp_path / "a.bin"
     path.write_bytes(b"one")
-    stat = path.stat()
-    monkeypatch.setattr(images_module.os, "stat", lambda _: stat)
-    hashes = FileHashes()
-    before = hashes(path)
-    path.write_bytes(b"two")
-    assert hashes(path) != before
+    stat, hashes = path.stat(), FileHashes()
+    with monkeypatch.context() as patch:
+        patch.setattr(images_module.os, "stat", lambda *_, **__: stat)
+        before = hashes(path)
+        path.write_bytes(b"two")
+        after = hashes(path)
+    assert after != before
 
 
 def test_hashes_with_names_outside_unicode(tmp_path, settled):

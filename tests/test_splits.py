@@ -63,7 +63,8 @@ def test_draw_is_coops(name, key):
 def test_draw_ignores_and_leaves_the_global_generator():
     splits = splits_of(rows([30, 20, 10]))
     random.seed(5)
-    before, state = draw(splits, 4, 4, 1), random.getstate()
+    state = random.getstate()
+    before = draw(splits, 4, 4, 1)
     assert random.getstate() == state
     random.random()
     assert draw(splits, 4, 4, 1) == before
@@ -126,7 +127,7 @@ def test_val_shots():
 def test_test_images_are_locked():
     data = Data(rows([3, 3]))
     data.setup()
-    with pytest.raises(data_base.TestLockedError):
+    with pytest.raises(data_base.LockedTestError):
         _ = data.test
     data.open_test()
     assert len(data.test) == 6

@@ -10,6 +10,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,16 +28,19 @@ def job(cfg: DictConfig) -> float | None:
     """Run one composed configuration; the top-1 accuracy is what a Hydra sweeper may optimise."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
     try:
-        outcome = execute(cfg, hydra_config.runtime.choices["method"], run_dir, hydra_config.overrides.task)
+        outcome = execute(cfg, hydra_config.runtime.choices, run_dir, hydra_config.overrides.task)
     except Exception as error:
-        _outcomes.append(Outcome("failed", run_dir, 0.0, error=f"{error}"))
-        _print_line(_outcomes[-1], len(_outcomes))
-        if not isinstance(error, UserError):
-            traceback.print_exc()
+        _remove_empty(run_dir)
+        if sweeping:
+            _outcomes.append(Outcome("failed", run_dir, 0.0, error=str(error)))
+            _print_line(_outcomes[-1], len(_outcomes))
+            if not isinstance(error, UserError):
+                traceback.print_exc()
         raise
     _outcomes.append(outcome)
-    if hydra_config.mode == hydra.types.RunMode.MULTIRUN:
+    if sweeping:
         _print_line(outcome, len(_outcomes))
     return outcome.result.scores["test"].top1 if outcome.result else None
 
@@ -62,6 +66,15 @@ def main() -> None:
         _finish()
         sys.exit(1)
     _finish()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Take back the folders that Hydra made for a job that was refused."""
+    for path in (folder, *folder.parents[:6]):
+        try:
+            path.rmdir()
+        except OSError:
+            return
 
 
 def _print_line(outcome: Outcome, number: int) -> None:

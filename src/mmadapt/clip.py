@@ -38,6 +38,9 @@ class ClipBackbone(nn.Module):
         context_length: Number of text positions, SOS and EOT included.
     """
 
+    model: Any
+    context_length: int
+
     def __init__(
         self,
         arch: str,
@@ -65,7 +68,8 @@ class ClipBackbone(nn.Module):
         open_clip.add_model_config(Path(str(_ASSETS)))
         if precision not in DTYPES:
             raise UserError(
-                f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. Use one of {', '.join(DTYPES)}."
+                f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. "
+                f"Use one of {', '.join(DTYPES)}."
             )
         _check(arch, pretrained)
         self.arch, self.pretrained, self.precision, self.name = arch, pretrained, precision, name or arch
@@ -75,7 +79,7 @@ class ClipBackbone(nn.Module):
         preprocess = open_clip.get_model_preprocess_cfg(self.model)
         test = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
         self.transform = ImageTransform(test, preprocess)
-        self.context_length: int = self.model.context_length
+        self.context_length = self.model.context_length
         with torch.no_grad():
             self.dim: int = self.encode_text(["a"]).shape[-1]
         self.eval()
@@ -177,13 +181,13 @@ def _check(arch: str, pretrained: str | None) -> None:
         )
 
 
-def _create(arch: str, pretrained: str | None, precision: str, seed: int) -> nn.Module:
+def _create(arch: str, pretrained: str | None, precision: str, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]), _quiet_logging():
         torch.manual_seed(seed)
         tag = None if pretrained == EMBEDDED else pretrained
         try:
             model: nn.Module = open_clip.create_model(arch, pretrained=tag, precision=precision)
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # unpickling, shapes, network: open_clip wraps none of them
             raise UserError(f"The weights {pretrained!r} of {arch} could not be loaded: {error}") from error
     if pretrained == EMBEDDED:
         from mmadapt.tiny import load_tiny_state

@@ -9,11 +9,11 @@ import hashlib
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import get_class, get_method
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -46,13 +46,14 @@ _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 
 
 def register_resolvers() -> None:
-    """Make ``${basename:…}`` and ``${absolute:…}`` available; harmless when called again."""
-    OmegaConf.register_new_resolver(
-        "basename", lambda path: Path(str(path)).expanduser().resolve().name, replace=True
-    )
-    OmegaConf.register_new_resolver(
-        "absolute", lambda path: str(Path(str(path)).expanduser().resolve()), replace=True
-    )
+    """Make ``${basename:…}``, ``${absolute:…}`` and ``${checked:…}`` available; harmless when called again."""
+    resolvers: dict[str, Any] = {
+        "basename": lambda path: Path(str(path)).expanduser().resolve().name,
+        "absolute": lambda path: str(Path(str(path)).expanduser().resolve()),
+        "checked": check_scalar,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -64,27 +65,39 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     for key in cfg:
         if key not in TOP_LEVEL:
             raise UserError(
-                f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. Accepted: {', '.join(TOP_LEVEL)}."
+                f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. "
+                f"Accepted: {', '.join(TOP_LEVEL)}."
             )
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    for key, kind in (("shots", int), ("seed", int), ("tag", str), ("overwrite", bool)):
-        value = config[key]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise UserError(f"{key}={value!r} must be {_NAMES[kind]}.")
-    if config["shots"] < 1 or config["seed"] < 0:
-        raise UserError(f"shots={config['shots']} must be 1 or more, seed={config['seed']} 0 or more.")
-    if not config["tag"] or any(part in ("", ".", "..") for part in config["tag"].split("/")):
-        raise UserError(
-            f"tag={config['tag']!r} names a folder below {config['paths']['results']}; use letters, digits, - and _."
-        )
+    for key in ("shots", "seed", "tag", "overwrite"):
+        check_scalar(key, config[key])
     return {str(key): value for key, value in config.items()}
 
 
-_NAMES: dict[type, str] = {int: "a whole number", str: "a word", bool: "true or false"}
+def check_scalar(key: str, value: Any) -> Any:
+    """Return a top-level value as it is if it makes sense; Hydra asks before it makes a folder of that name.
+
+    Raises:
+        UserError: Saying what the key may hold.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    good, wanted = {
+        "shots": (whole and value >= 1, "a whole number of at least 1, the training images per class"),
+        "seed": (whole and value >= 0, "a whole number of at least 0"),
+        "overwrite": (isinstance(value, bool), "true or false"),
+        "tag": (
+            isinstance(value, str)
+            and all(re.fullmatch(r"[\w.-]*\w[\w.-]*", part) for part in value.split("/")),
+            "a name of letters, digits, - and _: it becomes a folder",
+        ),
+    }[key]
+    if not good:
+        raise UserError(f"{key}={value!r} must be {wanted}.")
+    return value
 
 
 def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,13 +148,9 @@ def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:
         UserError: If the target may not be built or a key is no parameter of it.
     """
     check_keys(node, where, set(live))
-    try:
-        built = hydra_instantiate(OmegaConf.create(dict(node)), _convert_="all")
-        return built(**live) if node.get("_partial_") else built
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
+    # Always as a partial: called here, so that the target's own errors arrive as they are.
+    build = hydra_instantiate(OmegaConf.create({**node, "_partial_": True}), _convert_="all")
+    return build(**live)
 
 
 def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()) -> None:  # type: ignore[assignment]
@@ -155,7 +164,8 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
     allowed = _TARGETS + tuple(filter(None, os.environ.get("MMADAPT_TARGETS", "").split(",")))
     if not target.startswith(allowed):
         raise UserError(
-            f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; add a prefix with MMADAPT_TARGETS=package."
+            f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; "
+            "add a prefix with MMADAPT_TARGETS=package."
         )
     accepted = parameters(_locate(target, where))
     if accepted is None:
@@ -164,7 +174,8 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
         if key not in accepted or key in live:
             names = sorted(accepted - live)
             raise UserError(
-                f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. Accepted: {', '.join(names)}."
+                f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. "
+                f"Accepted: {', '.join(names)}."
             )
 
 
@@ -175,7 +186,9 @@ def parameters(target: Any) -> set[str] | None:
     class that has an ``__init__`` of its own.
     """
     functions = (
-        [c.__init__ for c in target.__mro__ if "__init__" in vars(c)] if inspect.isclass(target) else [target]
+        [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
+        if inspect.isclass(target)
+        else [target]
     )
     names: set[str] = set()
     for function in functions:

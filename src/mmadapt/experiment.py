@@ -78,7 +78,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     clock.lap("eval_seconds")
     _save_weights(method, run_dir)
     trainable = sum(p.numel() for p in method.trainable_parameters())
-    result = Result(
+    return Result(
         key=key,
         scores={"test": method.final_score},
         selection=selection,
@@ -93,11 +93,11 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
         config=dict(config),
         provenance=provenance(device, started, trainer.world_size),
     )
-    return result
 
 
 def _adapt(method: Method, data: ResidentData, trainer: Trainer, clock: _Clock) -> dict[str, Any]:
     """Let the method see the shots and val; return how its epoch and hyper-parameters were chosen."""
+    method.run_dir = Path(trainer.default_root_dir)
     data.setup("fit")
     clock.lap("encode_seconds")
     method.adapt(data.support, data.val)
@@ -147,12 +147,13 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
         )
     logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(
-        {**node, "_partial_": True}, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir, enable_checkpointing=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        node, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
+        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     if trainer.world_size > 1:
         raise UserError(
-            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet; use one."
+            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet. "
+            "Use trainer.devices=1."
         )
     return trainer
 
@@ -162,8 +163,8 @@ def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
         return False
     if str(node.get("_target_", "")).endswith("CSVLogger"):
         (run_dir / "metrics.csv").unlink(missing_ok=True)
-        return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir, name="", version="")
-    return instantiate({**node, "_partial_": True}, "logger", save_dir=run_dir)
+        return instantiate(node, "logger", save_dir=run_dir, name="", version="")
+    return instantiate(node, "logger", save_dir=run_dir)
 
 
 @lru_cache(maxsize=2)

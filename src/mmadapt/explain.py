@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,14 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if group:
-            return f"{group}={option} does not exist{did_you_mean(option, error.options)}. Choose from: {', '.join(error.options)}."
+            hint = did_you_mean(option, error.options)
+            return f"{group}={option} does not exist{hint}. Choose from: {', '.join(error.options)}."
+    refused = re.search(r"UserError raised while resolving interpolation: (.*)", str(error))
+    if refused:
+        return refused[1]
+    missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+    if missing:
+        return f"{missing[1]} must be given: add {missing[1]}=… to the command."
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _unknown_key(arguments) or str(error)
     return str(error)
@@ -53,7 +61,8 @@ def _unknown_key(arguments: Sequence[str]) -> str:
         if leaf not in node:
             names = [str(name) for name in node]
             owner = _owner(node, parent)
-            return f"{key} is not a parameter of {owner}{did_you_mean(leaf, names)}. Accepted: {', '.join(n for n in names if not n.startswith('_'))}."
+            accepted = ", ".join(name for name in names if not name.startswith("_"))
+            return f"{key} is not a parameter of {owner}{did_you_mean(leaf, names)}. Accepted: {accepted}."
     return ""
 
 

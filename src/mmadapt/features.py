@@ -68,8 +68,15 @@ class FeatureEncoder:
         self.clip, self.store, self.encoded = clip, store, 0
         self._hashes = FileHashes(store.root)
 
-    def image_features(self, images: ImageSet, views: Views = Views(), *, workers: int | None = None,
-                       skip_bad: bool = False, label: str = "images") -> FeatureSet:  # fmt: skip
+    def image_features(
+        self,
+        images: ImageSet,
+        views: Views = Views(),
+        *,
+        workers: int | None = None,
+        skip_bad: bool = False,
+        label: str = "images",
+    ) -> FeatureSet:
         """Return raw features of all images, every view of each.
 
         View v of an image is drawn from a generator keyed by (image content, v), so it is the same for every
@@ -97,8 +104,10 @@ class FeatureEncoder:
         rows = self.store.fetch(space, keys, compute).view(size, count, self.clip.dim)
         overflown = torch.isinf(rows[:, :, 0]).any(dim=1).nonzero().flatten().tolist()
         if overflown:
-            raise UserError(f"The features of {_some(images, overflown)} are not finite in {self.clip.precision}. "
-                            "Use clip.precision=bf16 or fp32.")  # fmt: skip
+            raise UserError(
+                f"The features of {_some(images, overflown)} are not finite in {self.clip.precision}. "
+                "Use clip.precision=bf16 or fp32."
+            )
         bad = _undecodable(rows.transpose(0, 1))
         if bad and not skip_bad:
             try:
@@ -106,8 +115,10 @@ class FeatureEncoder:
                 reason = "It can be read now; run again."
             except BadImageError as error:
                 reason = str(error)
-            raise BadImageError(f"{len(bad)} of {size} images cannot be decoded: {_some(images, bad)}. {reason} "
-                                "Repair or remove them, or set data.on_bad_image=skip.")  # fmt: skip
+            raise BadImageError(
+                f"{len(bad)} of {size} images cannot be decoded: {_some(images, bad)}. {reason} "
+                "Repair or remove them, or set data.on_bad_image=skip."
+            )
         return FeatureSet(rows.transpose(0, 1).contiguous(), images.labels)
 
     def text_features(self, classes: ClassSet) -> Tensor:
@@ -127,8 +138,14 @@ class FeatureEncoder:
     def _space(self, kind: str, **more: Any) -> dict[str, Any]:
         clip = self.clip
         # CPU and GPU kernels round differently: one store row must not mix them.
-        return {"kind": kind, "arch": clip.arch, "weights": clip.weights_hash, "precision": clip.precision,
-                "device": clip.device.type, **more}  # fmt: skip
+        return {
+            "kind": kind,
+            "arch": clip.arch,
+            "weights": clip.weights_hash,
+            "precision": clip.precision,
+            "device": clip.device.type,
+            **more,
+        }
 
     def _identity(self, images: ImageSet, position: int, skip_bad: bool) -> str:
         index = images.indices[position]
@@ -213,7 +230,7 @@ def _load(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     if workers is None:
         workers = min(8, (os.cpu_count() or 1) - 1, len(items) // _IMAGES_PER_WORKER)
-    yield from DataLoader(dataset, batch_size=BATCH, sampler=items, num_workers=workers)  # type: ignore[arg-type]
+    yield from DataLoader(dataset, batch_size=BATCH, sampler=items, num_workers=workers)
 
 
 def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,10 +30,12 @@ class DasslCosine(LambdaLR):
     def __init__(self, optimizer: Optimizer, total: int, warmup: int = 1, warmup_lr: float = 1e-5) -> None:
         """Bind the schedule to an optimiser that runs ``total`` epochs."""
 
-        def factor(base: float, epoch: int) -> float:
-            if epoch < warmup:
-                return warmup_lr / base if base else 0.0
-            return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(total, 1)))
+        def factor(base: float) -> Callable[[int], float]:
+            def at(epoch: int) -> float:
+                if epoch < warmup:
+                    return warmup_lr / base if base else 0.0
+                return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(total, 1)))
 
-        bases = [group["lr"] for group in optimizer.param_groups]
-        super().__init__(optimizer, [lambda epoch, base=base: factor(base, epoch) for base in bases])
+            return at
+
+        super().__init__(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])

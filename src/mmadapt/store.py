@@ -143,8 +143,10 @@ class _Space:
                 _replace(self.folder / "space.json", lambda path: path.write_text(text, encoding="utf-8"))
             _replace(self.folder / name, lambda path: save_file({"features": rows}, path, metadata))
         except (OSError, SafetensorError) as error:
-            raise UserError(f"Features cannot be stored in {self.folder}: {error}. Set paths.features=… or "
-                            "MMADAPT_FEATURES to a folder with space that you can write to.") from error  # fmt: skip
+            raise UserError(
+                f"Features cannot be stored in {self.folder}: {error}. Set paths.features=… or "
+                "MMADAPT_FEATURES to a folder with space that you can write to."
+            ) from error
         self.seen.add(name)
         self._index(keys, rows)
 

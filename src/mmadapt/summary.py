@@ -31,7 +31,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
 
 def _scores(outcome: Outcome) -> Table:
     result = outcome.result
-    assert result is not None  # noqa: S101 - for the type checker
+    assert result is not None
     key = result.key
     table = Table(title=f"{key.method} · {key.data} · {key.clip} · {key.shots} shots · seed {key.seed}")
     for column in ("set", "top-1 %", "macro top-1 %", "NLL", "ECE %", "images", "classes"):

@@ -19,10 +19,6 @@ ASSETS = Path(__file__).parent / "assets"
 NAME = "mmadapt-tiny"
 CONFIG = ASSETS / f"{NAME}.json"
 WEIGHTS = ASSETS / f"{NAME}.safetensors"
-# Channel statistics of the normalisation that the weights were trained with, for RGB in [0, 1].
-MEAN = (0.5, 0.5, 0.5)
-STD = (0.27, 0.27, 0.27)
-
 _TABLE = "token_embedding.weight"
 _ROWS = "token_rows"
 _FILL_SEED, _FILL_STD = 0, 0.02

@@ -42,7 +42,8 @@ class ImageTransform:
         image = TF.resized_crop(image, top, left, height, width, list(self.size), self.interpolation)
         if torch.rand((), generator=generator) < 0.5:
             image = TF.hflip(image)
-        return TF.normalize(TF.to_tensor(image), self.mean, self.std)
+        tensor: Tensor = TF.normalize(TF.to_tensor(image), self.mean, self.std)
+        return tensor
 
 
 def _crop_box(

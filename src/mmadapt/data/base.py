@@ -43,7 +43,7 @@ class ClassSet:
         return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
 
 
-class TestLockedError(RuntimeError):
+class LockedTestError(RuntimeError):
     """Something asked for test images before the final score."""
 
 
@@ -132,7 +132,8 @@ class FewShotData(LightningDataModule, ABC):
             listed = ", ".join(f"{name} ({count})" for name, count in list(self.short_classes.items())[:5])
             log.warning(
                 "%d of %d classes have fewer than %d training images, all of them are used: %s%s",
-                len(self.short_classes), len(self.classes), self.shots, listed, ", …" if len(self.short_classes) > 5 else "",
+                len(self.short_classes), len(self.classes), self.shots, listed,
+                ", …" if len(self.short_classes) > 5 else "",
             )  # fmt: skip
 
     def kept_classes(self, splits: Splits) -> Sequence[int]:
@@ -165,10 +166,10 @@ class FewShotData(LightningDataModule, ABC):
         """The test images.
 
         Raises:
-            TestLockedError: Before `open_test`.
+            LockedTestError: Before `open_test`.
         """
         if not self._test_open or self._splits is None:
-            raise TestLockedError(
+            raise LockedTestError(
                 "The test images are locked until the final score: epochs and hyper-parameters are chosen on val."
             )
         return self._splits.test

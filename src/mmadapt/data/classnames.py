@@ -36,10 +36,11 @@ def read_class_names(folder: Path, labels: Sequence[str]) -> tuple[str, ...]:
     if len(files) > 1:
         raise UserError(f"{folder} has both classnames.json and classnames.txt. Keep one.")
     entries = _from_json(files[0]) if files[0].suffix == ".json" else _from_text(files[0], labels)
-    if isinstance(entries, dict):
-        names = _by_label(files[0], entries, labels)
-    else:
-        names = _in_order(files[0], entries, labels)
+    names = (
+        _by_label(files[0], entries, labels)
+        if isinstance(entries, dict)
+        else _in_order(files[0], entries, labels)
+    )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         log.warning("%s gives several classes one name: %s", files[0], some(twice))
     return names
@@ -71,7 +72,7 @@ def _by_label(file: Path, names: dict[str, str], labels: Sequence[str]) -> tuple
         spare = set(names) - set(labels)
         raise UserError(
             f"{file} has no name for {len(absent)} of {len(labels)} classes: "
-            f"{some(absent)}{did_you_mean(absent[0], spare)}. Add them, with a tab after a label that has spaces."
+            f"{some(absent)}{did_you_mean(absent[0], spare)}. Add them; after a label with spaces put a tab."
         )
     return tuple(names[label] for label in labels)
 

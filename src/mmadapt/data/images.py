@@ -142,8 +142,12 @@ class ImageFiles:
                 return to_rgb(image)
         except UnidentifiedImageError as error:
             raise BadImageError(f"{path} is not an image file.") from error
-        except Exception as error:  # decoders fail in many ways on broken files: RuntimeError, struct.error, …
-            raise BadImageError(f"The image {path} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}.") from error
+        except (
+            Exception
+        ) as error:  # decoders fail in many ways on broken files: RuntimeError, struct.error, …
+            raise BadImageError(
+                f"The image {path} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}."
+            ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

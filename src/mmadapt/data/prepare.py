@@ -47,9 +47,7 @@ def prepare(
         return
     take: Mapping[str, str] = entry.source.get("take", {})
     if entry.images() is not None and not entry.lacks():
-        say(
-            f"{entry.name}: images are in {entry.images()}; python -m mmadapt.data check {entry.name} compares all."
-        )
+        say(f"{entry.name}: images are in {entry.images()}. {_next(entry)}")
         return
     urls = _urls(entry, mirror)
     if not urls:

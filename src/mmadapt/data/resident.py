@@ -132,7 +132,7 @@ class ResidentData(LightningDataModule):
         """Return the test batches.
 
         Raises:
-            TestLockedError: Before the data set's `open_test`.
+            LockedTestError: Before the data set's `open_test`.
         """
         return EvalLoader(self._encode("test"), shard=this_process())
 

@@ -36,7 +36,7 @@ class RenderedImages:
         return Image.fromarray(chunk[index % CHUNK].permute(1, 2, 0).numpy())
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _chunk(world: str, split: Split, number: int) -> Tensor:
     return render_chunk(world, split, number)[0]
 

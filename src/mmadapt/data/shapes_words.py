@@ -6,7 +6,7 @@ import random
 from functools import cache
 
 from mmadapt.data.shapes_geometry import COLOURS, SHAPES, SURFACES
-from mmadapt.data.shapes_render import STYLES
+from mmadapt.data.shapes_scene import STYLES
 
 Combination = tuple[int, int, int]
 Mentioned = tuple[int, int, int, int, int]

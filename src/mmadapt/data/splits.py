@@ -90,7 +90,9 @@ def split_off(keys: Sequence[str], test_share: float, val_share: float) -> list[
     if val_share:
         val = min(max(1, int(count * val_share + 0.5)), count - 1 - (1 if test else 0))
         test = min(test, count - 1 - val)
-    ranked = sorted(range(count), key=lambda i: (hashlib.sha256(keys[i].encode(errors="surrogatepass")).digest(), keys[i]))
+    ranked = sorted(
+        range(count), key=lambda i: (hashlib.sha256(keys[i].encode(errors="surrogatepass")).digest(), keys[i])
+    )
     parts: list[Split] = ["train"] * count
     for rank, i in enumerate(ranked[: test + val]):
         parts[i] = "test" if rank < test else "val"

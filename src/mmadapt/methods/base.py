@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,6 +37,7 @@ class Method(LightningModule, ABC):
         clip: The frozen backbone.
         classes: Names and templates of the classes.
         text_features: One unit text feature per class, (C, D).
+        run_dir: Folder of the run, ``…/<method>/<k>shot/seed<s>``; None outside of one.
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
     """
@@ -85,6 +87,7 @@ class Method(LightningModule, ABC):
         self.epochs, self.batch_size, self.selection = epochs, batch_size, selection
         self.view_spec = Views(views, (float(crop_scale[0]), float(crop_scale[1])))
         self.tuned: dict[str, float] = {}
+        self.run_dir: Path | None = None
         self.scorer = Scorer(len(classes))
         if text_features is None:
             text_features = class_text_features(clip, classes)
@@ -138,7 +141,7 @@ class Method(LightningModule, ABC):
         for batch in epoch:
             loss = self.loss(batch)
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()  # type: ignore[union-attr]
             losses.append(loss.detach())
             if self._schedule is not None and self.schedule_by == "step":
@@ -148,7 +151,8 @@ class Method(LightningModule, ABC):
         mean = torch.stack(losses).mean()
         if not torch.isfinite(mean):
             raise UserError(
-                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. Lower method.optimizer.lr."
+                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. "
+                "Lower method.optimizer.lr."
             )
         self.log("train/loss", mean)
 
@@ -196,7 +200,8 @@ class Method(LightningModule, ABC):
         missing = [key for key in result.missing_keys if not key.startswith("clip.")]
         if strict and (missing or result.unexpected_keys):
             raise UserError(
-                f"These weights are not of {type(self).__name__} with this configuration: missing {missing}, unknown {result.unexpected_keys}."
+                f"These weights are not of {type(self).__name__} with this configuration: "
+                f"missing {missing}, unknown {result.unexpected_keys}."
             )
         return result
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Unpack
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Method
+from mmadapt.methods.logistic import LogisticRegression
 from mmadapt.methods.recipe import Recipe
 
 
@@ -71,27 +70,27 @@ class LinearProbe(Method):
 
     def adapt(self, support: FeatureSet, val: FeatureSet) -> None:
         """Fit on the shots for each C and keep the best on val; of equals the strongest regularisation."""
-        features, labels = support.image_features.mean(dim=0), support.labels
-        tried: dict[float, tuple[int, np.ndarray]] = {}
+        features = support.image_features.mean(dim=0)
+        problem = LogisticRegression(features, support.labels, len(self.classes))
+        tried: dict[float, tuple[int, tuple[Tensor, Tensor]]] = {}
 
         def correct(exponent: float) -> int:
             inverse = 10.0**exponent
             if inverse not in tried:
-                solution = fit_logistic(features, labels, len(self.classes), inverse, self.max_iterations)
+                solution = problem.fit(inverse, max_iterations=self.max_iterations)
                 self._load(solution)
                 right = self.logits(val.image_features[0]).argmax(dim=1) == val.labels
                 tried[inverse] = int(right.sum()), solution
             return tried[inverse][0]
 
-        choose_exponent(correct, [float(np.log10(c)) for c in self.coarse], self.halvings)
+        choose_exponent(correct, [math.log10(c) for c in self.coarse], self.halvings)
         best = max(tried, key=lambda inverse: (tried[inverse][0], -inverse))
         self._load(tried[best][1])
         self.tuned = {"C": best}
 
-    def _load(self, flat: np.ndarray) -> None:
-        solution = torch.from_numpy(flat).view(len(self.classes), -1).to(self.weight)
-        self.weight.copy_(solution[:, :-1])
-        self.bias.copy_(solution[:, -1])
+    def _load(self, solution: tuple[Tensor, Tensor]) -> None:
+        self.weight.copy_(solution[0])
+        self.bias.copy_(solution[1])
 
 
 def choose_exponent(score: Callable[[float], int], coarse: list[float], halvings: int) -> float:
@@ -104,37 +103,3 @@ def choose_exponent(score: Callable[[float], int], coarse: list[float], halvings
         else:
             low = (low + high) / 2
     return low if score(low) > score(high) else high
-
-
-def fit_logistic(
-    features: Tensor, labels: Tensor, classes: int, inverse: float, max_iterations: int = 1000, tolerance: float = 1e-4
-) -> np.ndarray:
-    """Return the flat minimiser (C · (D + 1),), rows [w, b], of ``inverse · Σ CE + ½ ‖W‖²``, in float64.
-
-    Args:
-        features: Raw features (N, D).
-        labels: Classes (N,).
-        classes: Number C of classes.
-        inverse: Inverse regularisation strength.
-        max_iterations: Limit of L-BFGS.
-        tolerance: Largest gradient entry at which it stops, of the objective over ``inverse · N``; the
-            default is scikit-learn's, which CoOp's probe uses.
-    """
-    x = F.pad(features.detach().double().cpu(), (0, 1), value=1.0)
-    target = F.one_hot(labels.cpu(), classes).double()
-    ridge = 1 / (inverse * len(x))
-
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        weight = torch.from_numpy(flat).view(classes, -1)
-        log_probabilities = (x @ weight.T).log_softmax(dim=1)
-        penalised = F.pad(weight[:, :-1], (0, 1))
-        value = 0.5 * ridge * (penalised**2).sum() - (log_probabilities * target).sum() / len(x)
-        gradient = (log_probabilities.exp() - target).T @ x / len(x) + ridge * penalised
-        return float(value), gradient.reshape(-1).numpy()
-
-    # From zero for each value: with a large C on separable shots L-BFGS stops early, and a warm start would
-    # make the solution depend on which values were tried before.
-    start = np.zeros(classes * x.shape[1])
-    options = {"maxiter": max_iterations, "gtol": tolerance, "ftol": 64 * np.finfo(float).eps, "maxls": 50}
-    solution: np.ndarray = minimize(objective, start, jac=True, method="L-BFGS-B", options=options).x
-    return solution

@@ -53,7 +53,8 @@ def check_recipe(
     """
     if epochs < 0 or batch_size < 1 or views < 0:
         raise UserError(
-            f"method.epochs={epochs}, batch_size={batch_size}, views={views}: need epochs ≥ 0, batch_size ≥ 1, views ≥ 0."
+            f"method.epochs={epochs}, batch_size={batch_size}, views={views}: "
+            "need epochs ≥ 0, batch_size ≥ 1, views ≥ 0."
         )
     if selection not in ("last", "best_val"):
         raise UserError(f"method.selection={selection!r} is unknown. Use last or best_val.")

@@ -66,7 +66,8 @@ class TipAdapter(Method):
         super().__init__(clip, classes, text_features=text_features, **recipe)
         if search_scale is not None and (min(search_scale) <= 0.1 or min(search_step) < 1):
             raise UserError(
-                f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: the grid of β and α starts at 0.1."
+                f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: "
+                "the grid of β and α starts at 0.1."
             )
         self.search_scale, self.search_step, self.scale = (
             search_scale,
@@ -105,7 +106,8 @@ class TipAdapter(Method):
         features = F.normalize(val.image_features[0], dim=-1)
         best = search_alpha_beta(
             self.scale * features @ self.text_features.T, features @ self.cache_keys.T, self.cache_labels, val.labels,
-            search_grid(self.search_scale[1], self.search_step[1]), search_grid(self.search_scale[0], self.search_step[0]),
+            alphas=search_grid(self.search_scale[1], self.search_step[1]),
+            betas=search_grid(self.search_scale[0], self.search_step[0]),
         )  # fmt: skip
         self.alpha.fill_(best.alpha)
         self.beta.fill_(best.beta)
