@@ -135,8 +135,7 @@ class FeatureEncoder:
             return self._encode_text([flat[i] for i in missing])
 
         rows = self.store.fetch(self._space("text"), flat, compute)
-        each = F.normalize(rows, dim=-1).view(len(prompts), -1, rows.shape[-1])
-        return F.normalize(each.mean(dim=1), dim=-1)
+        return average_prompts(F.normalize(rows, dim=-1), prompts)
 
     def _space(self, kind: str, **more: Any) -> dict[str, Any]:
         clip = self.clip
@@ -192,6 +191,16 @@ class FeatureEncoder:
                 self.encoded += len(batch)
         finally:
             bar.close()
+
+
+def average_prompts(each: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """Average the unit features of all prompts, class after class, to one unit feature per class, (C, D)."""
+    counts = [len(row) for row in prompts]
+    if len(set(counts)) == 1:
+        mean = each.view(len(prompts), -1, each.shape[-1]).mean(dim=1)
+    else:
+        mean = torch.stack([rows.mean(dim=0) for rows in each.split(counts)])
+    return F.normalize(mean, dim=-1)
 
 
 class _Views(Dataset[tuple[Tensor, bool]]):

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
-from mmadapt.features import FeatureSet, Views
+from mmadapt.features import FeatureSet, Views, average_prompts
 from mmadapt.methods.recipe import Selection, check_recipe
 from mmadapt.metrics import Scorer
 from mmadapt.optim import Cosine
@@ -218,7 +218,7 @@ def class_text_features(clip: ClipBackbone, classes: ClassSet) -> Tensor:
     """Return one unit text feature per class, (C, D): normalise each prompt's, average, normalise."""
     prompts = classes.prompts()
     each = clip.encode_text([prompt for row in prompts for prompt in row], normalize=True)
-    return F.normalize(each.view(len(prompts), -1, each.shape[-1]).mean(dim=1), dim=-1)
+    return average_prompts(each, prompts)
 
 
 def scale_of(clip: ClipBackbone, logit_scale: float | None) -> float:
