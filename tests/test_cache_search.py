@@ -21,7 +21,7 @@ def plain_grid(zero_shot, cosines, cache_labels, labels, alphas, betas):
     return torch.stack(rows)
 
 
-def problem(seed, images=61, classes=7, shots=3, features=16):
+def problem(seed, images=211, classes=7, shots=3, features=16):
     g = torch.Generator().manual_seed(seed)
 
     def unit(*shape):

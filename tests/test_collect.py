@@ -716,3 +716,17 @@ def test_check_types_data_and_backbone_as_the_finished_runs_did():
         "python -m mmadapt -m tag=main protocol=few_shot clip=vit_b32 clip.pretrained=null "
         "'data.root=/my images/toys' data=folder method=coop shots=4 seed=1,2"
     ]
+
+
+def test_variants_under_tags_of_their_own_are_rows_of_one_table(tmp_path, show):
+    for tag, top1 in (("ablation/learned", 0.6), ("ablation/fixed", 0.5)):
+        for seed in (1, 2):
+            add(tmp_path, top1, tag=tag, method="xmadapter", seed=seed, config={"method": {"fusion": tag}})
+    status, _, error = show()
+    assert status == 1
+    assert "xmadapter" in error
+    status, out, _ = show("--by-tag")
+    assert status == 0
+    table = rows(out)
+    assert table["xmadapter [ablation/learned]"] == ["**60.00 ± 0.00**"]
+    assert table["xmadapter [ablation/fixed]"] == ["50.00 ± 0.00"]

@@ -17,7 +17,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.errors import UserError, did_you_mean, one_of
 from mmadapt.transforms import ImageTransform
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -66,11 +66,7 @@ class ClipBackbone(nn.Module):
         """
         super().__init__()
         open_clip.add_model_config(Path(str(_ASSETS)))
-        if precision not in DTYPES:
-            raise UserError(
-                f"clip.precision={precision!r} is unknown{did_you_mean(precision, DTYPES)}. "
-                f"Use one of {', '.join(DTYPES)}."
-            )
+        one_of("clip.precision", precision, DTYPES)
         _check(arch, pretrained)
         self.arch, self.pretrained, self.precision, self.name = arch, pretrained, precision, name or arch
         self.model = _create(arch, pretrained, precision, seed)

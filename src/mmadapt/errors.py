@@ -18,3 +18,15 @@ def did_you_mean(word: str, accepted: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest accepted word, or an empty string."""
     close = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def one_of(key: str, value: object, accepted: Iterable[str]) -> None:
+    """Refuse a word that is not among the accepted ones.
+
+    Raises:
+        UserError: Naming the key, the word, the nearest accepted one and all of them.
+    """
+    words = list(accepted)
+    if value not in words:
+        listed = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+        raise UserError(f"{key}={value!r} is unknown{did_you_mean(str(value), words)}. Use {listed}.")

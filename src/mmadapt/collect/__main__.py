@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmadapt.collect import output, render
 from mmadapt.collect.check import check
-from mmadapt.collect.load import Filter, nothing_found, scan
+from mmadapt.collect.load import Filter, label_by_tag, nothing_found, scan
 from mmadapt.collect.summary import summarise
 from mmadapt.collect.table import METRICS
 from mmadapt.errors import UserError
@@ -70,7 +70,9 @@ def _collect(arguments: argparse.Namespace) -> int:
         report = check(runs, failures, wanted)
         _emit(f"{report}\n", arguments.out)
         return 1 if report.missing else 0
-    selected = wanted.select(runs)
+    selected = list(wanted.select(runs))
+    if arguments.by_tag:
+        selected = [label_by_tag(run) for run in selected]
     options = {
         "metric": arguments.metric,
         "sets": arguments.set,
@@ -145,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     show("--metric", choices=tuple(METRICS), default="top1", help="default: top1")
     show("--allow-mixed", action="store_true", help="accept different configurations in a cell, with a note")
+    show("--by-tag", action="store_true", help="a row for each method and tag: variants, ablations")
     only = parser.add_argument_group("which results (comma-separated)").add_argument
     only("--set", type=_names, default=(), metavar="A,B", help="scored sets, such as test or base,new")
     only("--methods", type=_names, default=(), metavar="A,B", help="methods, in this order")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,12 @@ class Run:
         """Whether the code had uncommitted changes."""
         git = self.result.provenance.get("git")
         return isinstance(git, dict) and git.get("dirty") is True
+
+
+def label_by_tag(run: Run) -> Run:
+    """Return the run under a method name that tells its tag apart: ``xmadapter [main]``."""
+    key = replace(run.key, method=f"{run.key.method} [{run.key.tag}]")
+    return replace(run, result=replace(run.result, key=key))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 from mmadapt.data.images import ImageSet
 from mmadapt.data.splits import Draw, Splits, Subset, draw, subset_classes
 from mmadapt.data.templates import parse_templates, read_prompts
-from mmadapt.errors import UserError
+from mmadapt.errors import UserError, one_of
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,7 @@ class FewShotData(LightningDataModule, ABC):
         ):
             if value < least:
                 raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
-        if on_bad_image not in ("error", "skip"):
-            raise UserError(f"data.on_bad_image={on_bad_image!r} is unknown. Use error or skip.")
+        one_of("data.on_bad_image", on_bad_image, ("error", "skip"))
         self.templates, self.prompt_file = parse_templates(templates, name)
         self.name, self.shots, self.split_seed, self.subset = name, shots, split_seed, subset
         self.val_shots: int | None = min(shots, 4) if val_shots is None else val_shots

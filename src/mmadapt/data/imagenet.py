@@ -12,7 +12,7 @@ from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.index import FolderIndex, index_folder
 from mmadapt.data.locate import Home
 from mmadapt.data.splits import Splits
-from mmadapt.errors import DataNotFoundError, UserError
+from mmadapt.errors import DataNotFoundError, UserError, one_of
 
 _VAL_SORTED = (
     "Sort them into one folder per class: put ILSVRC2012_devkit_t12.tar.gz and ILSVRC2012_img_val.tar into "
@@ -47,8 +47,7 @@ class ImageNetData(BenchmarkData):
         Raises:
             UserError: If a value makes no sense.
         """
-        if val_source not in ("train", "test"):
-            raise UserError(f"data.val_source={val_source!r} is unknown. Use train or test.")
+        one_of("data.val_source", val_source, ("train", "test"))
         val_shots = options.get("val_shots")
         super().__init__(**options)
         self._val_source = val_source

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.errors import one_of
 
 Sampling = Literal["coop", "tip", "clip_lora"]
 """Whose draw: CoOp (arXiv 2109.01134), Tip-Adapter (2111.03930) or CLIP-LoRA (2405.18541)."""
@@ -21,11 +21,7 @@ def check_sampling(sampling: str) -> None:
     Raises:
         UserError: If there is no protocol of that name.
     """
-    known = get_args(Sampling)
-    if sampling not in known:
-        raise UserError(
-            f"data.sampling={sampling!r} is unknown{did_you_mean(sampling, known)}. Use {', '.join(known)}."
-        )
+    one_of("data.sampling", sampling, get_args(Sampling))
 
 
 def draw_positions(

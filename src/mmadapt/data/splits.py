@@ -9,7 +9,7 @@ from typing import Literal
 
 from mmadapt.data.images import ImageSet
 from mmadapt.data.sampling import Sampling, draw_positions
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.errors import one_of
 
 Subset = Literal["all", "base", "new"]
 Split = Literal["train", "val", "test"]
@@ -101,8 +101,5 @@ def subset_classes(classes: int, subset: str) -> range:
     """Return the labels of all, base or new classes; base is the first half, the larger one if odd."""
     half = (classes + 1) // 2
     ranges = {"all": range(classes), "base": range(half), "new": range(half, classes)}
-    if subset not in ranges:
-        raise UserError(
-            f"data.subset={subset!r} is unknown{did_you_mean(subset, ranges)}. Use all, base or new."
-        )
+    one_of("data.subset", subset, ranges)
     return ranges[subset]

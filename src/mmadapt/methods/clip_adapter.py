@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.errors import UserError, one_of
 from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Batch, Method, scale_of
 from mmadapt.methods.recipe import Recipe
@@ -92,11 +92,7 @@ class ClipAdapter(Method):
             UserError: If a value is out of range, or the ratio is to be learned and searched at once.
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
-        if branch not in get_args(Branch):
-            raise UserError(
-                f"method.branch={branch!r} is unknown{did_you_mean(branch, get_args(Branch))}. "
-                "Use visual, text or both."
-            )
+        one_of("method.branch", branch, get_args(Branch))
         grid = [ratio] if ratio_grid is None else [float(value) for value in ratio_grid]
         _check_ratios(grid, text_ratio, learn_ratio, ratio_grid is not None, self.selection)
         if not 1 <= reduction <= clip.dim:

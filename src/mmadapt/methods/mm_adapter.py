@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.errors import UserError, one_of
 from mmadapt.methods.base import Method, scale_of
 from mmadapt.methods.mm_attention import (
     Heads,
@@ -107,11 +107,7 @@ class MMAdapter(Method):
             ("block", block, get_args(Block)),
             ("adapt", adapt, get_args(Adapt)),
         ):
-            if value not in accepted:
-                raise UserError(
-                    f"method.{name}={value!r} is unknown{did_you_mean(str(value), accepted)}. "
-                    f"Use {', '.join(accepted[:-1])} or {accepted[-1]}."
-                )
+            one_of(f"method.{name}", value, accepted)
         if not (0 <= image_ratio <= 1 and 0 <= text_ratio <= 1):
             raise UserError(
                 f"method.image_ratio={image_ratio}, text_ratio={text_ratio}: shares must lie in [0, 1]."

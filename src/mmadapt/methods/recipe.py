@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mmadapt.errors import UserError
+from mmadapt.errors import UserError, one_of
 
 Selection = Literal["last", "best_val"]
 
@@ -56,10 +56,8 @@ def check_recipe(
             f"method.epochs={epochs}, batch_size={batch_size}, views={views}: "
             "need epochs ≥ 0, batch_size ≥ 1, views ≥ 0."
         )
-    if selection not in ("last", "best_val"):
-        raise UserError(f"method.selection={selection!r} is unknown. Use last or best_val.")
-    if schedule_by not in ("epoch", "step"):
-        raise UserError(f"method.schedule_by={schedule_by!r} is unknown. Use epoch or step.")
+    one_of("method.selection", selection, ("last", "best_val"))
+    one_of("method.schedule_by", schedule_by, ("epoch", "step"))
     if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
         raise UserError(
             f"method.crop_scale={list(crop_scale)} must be two rising shares of the area in (0, 1]."

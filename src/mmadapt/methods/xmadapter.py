@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.errors import UserError, one_of
 from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Batch
 from mmadapt.methods.cache_search import class_affinities, correct_for_votes
@@ -124,17 +124,10 @@ class XMAdapter(TipAdapter):
             clip, classes, alpha=alpha, beta=beta, search_scale=search_scale, search_step=search_step,
             logit_scale=logit_scale, text_features=text_features, **recipe,
         )  # fmt: skip
-        for name, value, accepted in (
-            ("fusion", fusion, get_args(Fusion)),
-            ("hard_weight", hard_weight, get_args(HardWeight)),
-            ("projection", projection, ("linear", "mlp")),
-            ("text_source", text_source, get_args(TextSource)),
-        ):
-            if value not in accepted:
-                raise UserError(
-                    f"method.{name}={value!r} is unknown{did_you_mean(str(value), accepted)}. "
-                    f"Use {', '.join(accepted[:-1])} or {accepted[-1]}."
-                )
+        one_of("method.fusion", fusion, get_args(Fusion))
+        one_of("method.hard_weight", hard_weight, get_args(HardWeight))
+        one_of("method.projection", projection, ("linear", "mlp"))
+        one_of("method.text_source", text_source, get_args(TextSource))
         low_dim = max(clip.dim // 4, 1) if low_dim is None else low_dim
         if not 1 <= low_dim <= clip.dim:
             raise UserError(f"method.low_dim={low_dim} must lie between 1 and the feature width {clip.dim}.")
