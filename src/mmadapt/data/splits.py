@@ -51,9 +51,7 @@ class Draw:
     sha256: str
 
 
-def draw(
-    splits: Splits, shots: int, val_shots: int | None, seed: int, sampling: Sampling = "coop"
-) -> Draw:
+def draw(splits: Splits, shots: int, val_shots: int | None, seed: int, sampling: Sampling = "coop") -> Draw:
     """Draw the shots of every class as the published codes do; see `mmadapt.data.sampling`.
 
     The generator is private, so nothing that ran before can move the draw.
