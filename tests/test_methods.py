@@ -45,6 +45,8 @@ def build(name, clip) -> Method:
             compose("config", overrides=[f"method={name}", "clip=vit_b16", "data=folder", "data.root=x"])
         )
     torch.manual_seed(0)
+    if "depth" in config["method"]:
+        config["method"]["depth"] = 2
     return instantiate(config["method"], "method", clip=clip, classes=CLASSES)
 
 
@@ -54,6 +56,12 @@ def adapted(name, clip, shots, val) -> Method:
     return method
 
 
+def training_batch(method, shots):
+    """The shots as the method is trained on them: raw features, or images if it changes the image tower."""
+    images = torch.randn(len(shots.labels), 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    return images if method.image_level else shots.image_features[0], shots.labels
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_images_and_their_features_give_the_same_logits(name, small_clip, shots, val):
     method = adapted(name, small_clip, shots, val)
@@ -61,7 +69,11 @@ def test_images_and_their_features_give_the_same_logits(name, small_clip, shots,
     logits = method(images)
     assert logits.shape == (5, len(CLASSES))
     assert logits.isfinite().all()
-    torch.testing.assert_close(method(small_clip.encode_image(images)), logits)
+    if method.image_level:
+        features = method.towers.encode_image(images, method.prompts())
+    else:
+        features = small_clip.encode_image(images)
+    torch.testing.assert_close(method(features), logits)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -72,7 +84,7 @@ def test_gradients_reach_all_own_parameters_and_nothing_of_clip(name, small_clip
     if not method.epochs:
         assert own == []
         return
-    method.loss((shots.image_features[0], shots.labels)).backward()
+    method.loss(training_batch(method, shots)).backward()
     assert own
     for parameter in own:
         assert parameter.grad is not None
@@ -86,7 +98,7 @@ def test_the_loss_falls(name, small_clip, shots, val):
     if not method.epochs:
         assert method.epochs == 0
         return
-    batch = shots.image_features[0], shots.labels
+    batch = training_batch(method, shots)
     optimizer = torch.optim.Adam(method.trainable_parameters(), lr=1e-2)
     losses = []
     for _ in range(30):

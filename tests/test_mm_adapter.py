@@ -180,7 +180,7 @@ def test_fast_path_keeps_no_pair_of_classes_per_image():
     [
         ({"mask": "+1"}, "hard, soft or none"),
         ({"bottleneck": "low"}, "lowrank"),
-        ({"heads": 3, "width": 8}, "multiple of heads"),
+        ({"heads": 3, "width": 8}, "heads=3 divide"),
         ({"image_ratio": 2}, r"\[0, 1\]"),
         ({"patience": 0}, "patience"),
     ],

@@ -50,6 +50,8 @@ def run(tmp_path, images, features, small_clip):
                 "clip.arch=small-clip", "clip.pretrained=null", f"paths.features={features}"]  # fmt: skip
         if method not in ("zero_shot", "linear_probe", "tip_adapter"):
             base.append("method.epochs=2")
+        if method in ("maple", "comma"):
+            base.append("method.depth=2")
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", overrides=[*base, *overrides])
         return execute(cfg, {**CHOICES, "method": method}, tmp_path / folder, list(overrides))
@@ -212,6 +214,7 @@ def test_fewer_images_than_shots_are_all_taken_with_a_warning(run, caplog):
     ("+trainer.enable_progres_bar=true", "did you mean 'enable_progress_bar'"),
     ("data.subset=bases", "did you mean 'base'"),
     ("data.on_bad_image=ignore", "Use error or skip"),
+    ("+trainer.precision=bf16-true", "trainer.precision=bf16-mixed"),
 ])  # fmt: skip
 def test_values_are_refused_before_anything_is_trained(override, message, run):
     with pytest.raises(UserError, match=message.replace("'", ".")):

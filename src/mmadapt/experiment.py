@@ -20,6 +20,7 @@ from mmadapt.clip import ClipBackbone
 from mmadapt.config import fingerprint, instantiate
 from mmadapt.data.base import FewShotData
 from mmadapt.data.resident import ResidentData
+from mmadapt.data.resident_images import ResidentImages
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureEncoder, open_store
 from mmadapt.methods.base import Method
@@ -68,10 +69,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
         classes=data.classes,
         text_features=encoder.text_features(data.classes),
     ).to(device)
-    resident = ResidentData(
-        data, encoder, method.view_spec, batch_size=method.batch_size, seed=config["seed"],
-        validate=method.selection == "best_val", device=device,
-    )  # fmt: skip
+    resident = _resident(method, data, encoder, config["seed"], device)
     selection = _adapt(method, resident, trainer, clock) if method.uses_shots else {"rule": "none"}
     data.open_test()  # from here on nothing is chosen any more
     trainer.test(method, datamodule=_TestOnly(resident), verbose=False)
@@ -95,16 +93,35 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     )
 
 
-def _adapt(method: Method, data: ResidentData, trainer: Trainer, clock: _Clock) -> dict[str, Any]:
+def _resident(
+    method: Method, data: FewShotData, encoder: FeatureEncoder, seed: int, device: torch.device
+) -> ResidentData | ResidentImages:
+    """Hold features in memory, or images for a method that changes the image tower."""
+    validate = method.selection == "best_val"
+    if method.image_level:
+        return ResidentImages(
+            data, encoder.clip.transform, method.view_spec.crop_scale, batch_size=method.batch_size, seed=seed,
+            validate=validate, device=device,
+        )  # fmt: skip
+    return ResidentData(
+        data, encoder, method.view_spec, batch_size=method.batch_size, seed=seed, validate=validate, device=device,
+    )  # fmt: skip
+
+
+def _adapt(
+    method: Method, data: ResidentData | ResidentImages, trainer: Trainer, clock: _Clock
+) -> dict[str, Any]:
     """Let the method see the shots and val; return how its epoch and hyper-parameters were chosen."""
     method.run_dir = Path(trainer.default_root_dir)
     data.setup("fit")
     clock.lap("encode_seconds")
-    method.adapt(data.support, data.val)
+    if isinstance(data, ResidentData):
+        method.adapt(data.support, data.val)
     clock.lap("adapt_seconds")
     keep_best = _fit(trainer, method, data)
     clock.lap("train_seconds")
-    method.search(data.val)
+    if isinstance(data, ResidentData):
+        method.search(data.val)
     clock.lap("search_seconds")
     selection = {"rule": method.selection, "epoch": trainer.current_epoch, "tuned": dict(method.tuned)}
     return (
@@ -128,7 +145,7 @@ def _fit(trainer: Trainer, method: Method, data: LightningDataModule) -> KeepBes
 class _TestOnly(LightningDataModule):
     """Hands the unlocked test batches to ``Trainer.test`` and nothing else."""
 
-    def __init__(self, data: ResidentData) -> None:
+    def __init__(self, data: ResidentData | ResidentImages) -> None:
         super().__init__()
         self._data = data
 
@@ -144,6 +161,13 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
     if node.get("max_steps", -1) != -1 or node.get("max_time") is not None:
         raise UserError(
             "trainer.max_steps and max_time do not apply: one Lightning step is one epoch here. Use method.epochs."
+        )
+    precision = str(node.get("precision", ""))
+    if precision in ("16-true", "bf16-true"):
+        name = precision.removesuffix("-true")
+        raise UserError(
+            f"trainer.precision={precision} would store what is learned in 16 bits, too few for small learning rates. "
+            f"Use clip.precision={'fp16' if name == '16' else name} or trainer.precision={name}-mixed."
         )
     logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(

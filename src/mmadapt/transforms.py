@@ -38,7 +38,7 @@ class ImageTransform:
 
     def view(self, image: Image.Image, generator: torch.Generator, scale: tuple[float, float]) -> Tensor:
         """Return a random view (3, H, W): a crop of ``scale`` of the area, ratio 3/4-4/3, flipped half the time."""
-        top, left, height, width = _crop_box(image.height, image.width, generator, scale)
+        top, left, height, width = crop_box(image.height, image.width, generator, scale)
         image = TF.resized_crop(image, top, left, height, width, list(self.size), self.interpolation)
         if torch.rand((), generator=generator) < 0.5:
             image = TF.hflip(image)
@@ -46,7 +46,7 @@ class ImageTransform:
         return tensor
 
 
-def _crop_box(
+def crop_box(
     height: int, width: int, generator: torch.Generator, scale: tuple[float, float]
 ) -> tuple[int, int, int, int]:
     """Draw top, left, height, width; ten tries, then the largest central crop, as torchvision does."""

@@ -40,9 +40,12 @@ class Method(LightningModule, ABC):
         run_dir: Folder of the run, ``…/<method>/<k>shot/seed<s>``; None outside of one.
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
+        image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
+            and there are no features for `adapt` and `search`.
     """
 
     uses_shots: ClassVar[bool] = True
+    image_level: ClassVar[bool] = False
     text_features: Tensor
 
     def __init__(
@@ -133,6 +136,9 @@ class Method(LightningModule, ABC):
         if self.schedule_by == "step":
             total *= self.trainer.train_dataloader.steps_per_epoch  # type: ignore[union-attr]
         self._schedule = self.scheduler(optimizer, total) if self.scheduler else None  # type: ignore[arg-type]
+        # Gradients through float16 towers underflow without a scale; a disabled scaler does nothing.
+        half = self.clip.dtype == torch.float16 or self.trainer.precision == "16-mixed"
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
     def training_step(self, epoch: Iterable[Batch], batch_idx: int) -> None:
         """Run one epoch of resident batches; Lightning's own cost is then paid per epoch, not per step."""
@@ -141,8 +147,9 @@ class Method(LightningModule, ABC):
         for batch in epoch:
             loss = self.loss(batch)
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-            loss.backward()
-            optimizer.step()  # type: ignore[union-attr]
+            self._scaler.scale(loss).backward()
+            self._scaler.step(optimizer)  # type: ignore[arg-type]
+            self._scaler.update()
             losses.append(loss.detach())
             if self._schedule is not None and self.schedule_by == "step":
                 self._schedule.step()

@@ -80,5 +80,6 @@ def _train(folder: Path) -> None:
         o for o in HydraConfig.get().overrides.task if o.lstrip("+~").split("=")[0].split(".")[0] not in _OWN
     ]
     log.info("The CoOp run %s is missing and is made first.", folder)
-    choices = {**HydraConfig.get().runtime.choices, "method": "coop"}
-    execute(compose("config", overrides=[*kept, "method=coop"]), choices, folder, [*kept, "method=coop"])
+    overrides = [*kept, "method=coop"]
+    choices = compose("config", overrides=overrides, return_hydra_config=True).hydra.runtime.choices
+    execute(compose("config", overrides=overrides), choices, folder, overrides)

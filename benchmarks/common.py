@@ -1,0 +1,151 @@
+"""How a claim is measured: same numbers first, then pairs of runs in single-thread CPU time.
+
+Wall time on a shared machine is worthless: neighbours decide it. CPU time of one thread, reference and
+candidate in turn, ranks rightly; the ratio of each pair cancels what drifts. A ratio counts only if both
+give the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+SLACK = 0.8
+"""A goal is missed below this share of it, so that noise does not turn a pass into a failure."""
+
+
+@dataclass
+class Outcome:
+    """One line of a benchmark.
+
+    Attributes:
+        name: What was compared.
+        error: Difference of the numbers that both sides compute.
+        limit: Largest difference with which a ratio counts.
+        goal: Ratio aimed at.
+        ratios: Reference over candidate, of each pair; empty if the numbers differ.
+        seconds: Median CPU seconds of reference and candidate.
+        load: Load average of the machine.
+    """
+
+    name: str
+    error: float
+    limit: float
+    goal: float
+    ratios: list[float] = field(default_factory=list)
+    seconds: tuple[float, float] = (0.0, 0.0)
+    load: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Median over the pairs."""
+        return statistics.median(self.ratios)
+
+    def __str__(self) -> str:
+        gate = f"{self.name}: difference {self.error:.1e} (limit {self.limit:.0e})"
+        if not self.ratios:
+            return f"{gate}: NOT EQUAL, no ratio"
+        verdict = "" if self.ratio >= self.goal else ", MISSED"
+        if SLACK * self.goal <= self.ratio < self.goal:
+            verdict = ", just short"
+        spread = f"{min(self.ratios):.1f}-{max(self.ratios):.1f} in {len(self.ratios)} pairs"
+        seconds = f"{self.seconds[0]:.3f} s -> {self.seconds[1]:.3f} s CPU, load {self.load:.1f}"
+        return f"{gate}: {self.ratio:.1f}x ({spread}), goal {self.goal:g}x{verdict}; {seconds}"
+
+
+def compare(
+    name: str,
+    reference: Callable[[], Any],
+    candidate: Callable[[], Any],
+    difference: Callable[[Any, Any], float],
+    *,
+    limit: float,
+    goal: float,
+    pairs: int = 5,
+) -> Outcome:
+    """Check that both return the same numbers, then time them in turn on one thread.
+
+    Args:
+        name: What is compared.
+        reference: A plain version of the formula.
+        candidate: What the product does.
+        difference: Distance of their results; the warm-up run of both is what it sees.
+        limit: Largest difference accepted.
+        goal: Ratio aimed at.
+        pairs: Number of pairs.
+    """
+    torch.set_num_threads(1)
+    outcome = Outcome(name, difference(reference(), candidate()), limit, goal)
+    if outcome.error <= limit:
+        times = [(cpu_seconds(reference), cpu_seconds(candidate)) for _ in range(pairs)]
+        outcome.ratios = [slow / fast for slow, fast in times]
+        slow, fast = (statistics.median(column) for column in zip(*times, strict=True))
+        outcome.seconds, outcome.load = (slow, fast), os.getloadavg()[0]
+    print(outcome, flush=True)
+    return outcome
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """Return the CPU seconds that one call takes."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def relative(some: list[torch.Tensor], others: list[torch.Tensor]) -> float:
+    """Return the largest relative error among tensors."""
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(some, others, strict=True))
+
+
+def peak_of(module: str, *arguments: str) -> float:
+    """Run ``python -m MODULE ARGUMENTS`` in a process of its own and return the last number it prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return float(done.stdout.split()[-1])
+
+
+def peak_mib(function: Callable[[], Any]) -> float:
+    """Return how far resident memory rises above its level before the call, in MiB. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    function()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1])
+    raise KeyError(key)
+
+
+def store(benchmark: str, outcomes: list[Outcome], **more: Any) -> Path:
+    """Append the outcomes to a file named after the benchmark and the day, and return its path."""
+    now = datetime.now(UTC)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{benchmark}-{now:%Y-%m-%d}.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    entry = {
+        "time": now.isoformat(timespec="seconds"),
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+        **more,
+    }
+    path.write_text(json.dumps([*known, entry], indent=1) + "\n")
+    return path

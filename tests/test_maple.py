@@ -1,0 +1,216 @@
+"""MaPLe: the formula spelled out, gradients everywhere, counts, and training from images."""
+
+from __future__ import annotations
+
+import json
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+from mmadapt.augment import crop_and_resize, random_views
+from mmadapt.clip import ClipBackbone
+from mmadapt.data.base import ClassSet, LockedTestError
+from mmadapt.data.resident_images import ResidentImages
+from mmadapt.data.shapes import ShapesData
+from mmadapt.errors import UserError
+from mmadapt.methods.maple import MaPLe
+
+CLASSES = ClassSet(("cat", "golden_retriever", "forest", "tench"), ("a photo of a {}.",))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "maple-clip.json"
+    vision = {"image_size": 32, "patch_size": 8, "width": 48, "layers": 3, "head_width": 16}
+    text = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3}
+    path.write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(path)
+    return ClipBackbone("maple-clip", None, seed=1)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 1])
+
+
+def counting_clip(folder):
+    """The widths of ViT-B/16 and nothing else of it: parameters of prompts depend on widths alone."""
+    vision = {
+        "image_size": 32,
+        "patch_size": 16,
+        "width": 768,
+        "layers": 9,
+        "head_width": 64,
+        "mlp_ratio": 0.125,
+    }
+    text = {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 512,
+        "heads": 8,
+        "layers": 9,
+        "mlp_ratio": 0.125,
+    }
+    (folder / "counting-clip.json").write_text(
+        json.dumps({"embed_dim": 512, "vision_cfg": vision, "text_cfg": text})
+    )
+    open_clip.add_model_config(folder / "counting-clip.json")
+    return ClipBackbone("counting-clip", None)
+
+
+def naive_logits(clip, names, text, vision, images):
+    """Prompted towers as in the paper, over all positions: splice, replace before each block, pool."""
+    owner, visual, n = clip.model, clip.model.visual, len(text[0])
+    tokens = clip.tokenize([f"a photo of a {name.replace('_', ' ')}." for name in names])
+    x = owner.token_embedding(tokens)
+    x = torch.cat([x[:, :1], text[0].expand(len(x), -1, -1), x[:, 1 + n :]], 1) + owner.positional_embedding
+    for i, block in enumerate(owner.transformer.resblocks):
+        if 0 < i < len(text):
+            x = torch.cat([x[:, :1], text[i].expand(len(x), -1, -1), x[:, 1 + n :]], 1)
+        x = block(x, attn_mask=owner.attn_mask)
+    states = x
+    x = owner.ln_final(x)[torch.arange(len(x)), tokens.argmax(1)] @ owner.text_projection
+    y = visual.conv1(images).flatten(2).mT
+    y = torch.cat([visual.class_embedding.expand(len(y), 1, -1), y], 1) + visual.positional_embedding
+    y = visual.ln_pre(torch.cat([y, vision[0].expand(len(y), -1, -1)], 1))
+    for i, block in enumerate(visual.transformer.resblocks):
+        if 0 < i < len(vision):
+            y = torch.cat([y[:, :-n], vision[i].expand(len(y), -1, -1)], 1)
+        y = block(y)
+    y = visual.ln_post(y[:, 0]) @ visual.proj
+    return clip.logit_scale.exp() * F.normalize(y, dim=-1) @ F.normalize(x, dim=-1).T, states
+
+
+def test_logits_and_gradients_are_the_formula(clip, batch):
+    method = MaPLe(clip=clip, classes=CLASSES, depth=3, n_ctx=2)
+    text = [method.ctx, *method.text_prompts]
+    vision = [F.linear(t, f.weight, f.bias) for t, f in zip(text, method.projections, strict=True)]
+    logits, _ = naive_logits(clip, CLASSES.names, text, vision, batch[0])
+    torch.testing.assert_close(method(batch[0]), logits, atol=1e-4, rtol=1e-5)
+    parameters = method.trainable_parameters()
+    wanted = torch.autograd.grad(F.cross_entropy(logits, batch[1]), parameters)
+    got = torch.autograd.grad(method.loss(batch), parameters)
+    for a, b in zip(got, wanted, strict=True):
+        assert b.norm() > 0
+        assert (a - b).norm() < 1e-4 * b.norm()
+
+
+def test_layer_zero_starts_as_the_handwritten_prompt(clip):
+    method = MaPLe(clip, CLASSES, depth=1)
+    prompts = [f"a photo of a {name.replace('_', ' ')}." for name in CLASSES.names]
+    torch.testing.assert_close(
+        method.class_features(), clip.encode_text(prompts, normalize=True), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_long_contexts_start_at_random(clip):
+    method = MaPLe(clip, CLASSES, depth=1, n_ctx=5)
+    assert (method.layout.slots >= 0).sum(1).tolist() == [5] * 4
+    assert method.ctx.std() < 0.04
+
+
+def test_parameter_counts(tmp_path):
+    clip = counting_clip(tmp_path)
+    for depth, count in ((9, 3_555_072), (3, 1_185_024)):
+        method = MaPLe(clip, CLASSES, depth=depth)
+        assert sum(p.numel() for p in method.trainable_parameters()) == count
+        assert sum(value.numel() for value in method.state_dict().values()) == count
+    first, second = method.projections[1:3]
+    assert torch.equal(first.weight, second.weight)
+    assert first.weight is not second.weight
+
+
+def test_weights_fit_another_class_list(clip, batch):
+    method, other = MaPLe(clip, CLASSES, depth=2), MaPLe(clip, ClassSet(("dog", "big house")), depth=2)
+    other.load_state_dict(method.state_dict())
+    with torch.no_grad():
+        assert other(batch[0]).shape == (3, 2)
+
+
+def test_depth_and_towers_are_checked(clip, tmp_path):
+    for depth in (0, 4):
+        with pytest.raises(UserError, match=r"depth=.*1 to 3"):
+            MaPLe(clip, CLASSES, depth=depth)
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+    text = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    (tmp_path / "maple-rn.json").write_text(
+        json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text})
+    )
+    open_clip.add_model_config(tmp_path / "maple-rn.json")
+    with pytest.raises(UserError, match="ModifiedResNet"):
+        MaPLe(ClipBackbone("maple-rn", None), CLASSES, depth=1)
+
+
+# --- Images in memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interpolation", [InterpolationMode.BICUBIC, InterpolationMode.BILINEAR])
+def test_batched_crops_are_torchvisions(interpolation):
+    images = (torch.rand(3, 3, 40, 56, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
+    boxes = [(0, 0, 40, 56), (3, 7, 11, 9), (5, 0, 35, 50)]
+    views = crop_and_resize(images, boxes, (16, 16), interpolation)
+    for view, image, box in zip(views, images, boxes, strict=True):
+        wanted = TF.resized_crop(image.float(), *box, [16, 16], interpolation, antialias=True).clamp(0, 255)
+        torch.testing.assert_close(view, wanted, atol=2e-2, rtol=1e-4)
+
+
+def test_views_depend_on_the_generator_alone(clip):
+    images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in ((40, 30), (25, 60))]
+    draw = lambda seed: random_views(  # noqa: E731
+        images, clip.transform, (0.08, 1.0), torch.Generator().manual_seed(seed), torch.device("cpu")
+    )
+    assert draw(0).shape == (2, 3, 32, 32)
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+
+
+def test_resident_images(clip):
+    data = ShapesData(world="shapes_form", name="shapes_form", shots=2, split_seed=1)
+    data.setup()
+    make = lambda: ResidentImages(  # noqa: E731
+        data, clip.transform, (0.5, 1.0), batch_size=5, seed=1, validate=True, device=torch.device("cpu")
+    )
+    resident = make()
+    resident.setup()
+    loader = resident.train_dataloader()
+    epochs = [[labels for _, labels in epoch] for _ in range(2) for epoch in loader]
+    assert len(epochs[0]) == loader.steps_per_epoch
+    assert torch.cat(epochs[0]).bincount().tolist() == [2] * len(data.classes)
+    assert not torch.equal(torch.cat(epochs[0]), torch.cat(epochs[1]))
+    again = make()
+    again.setup()
+    first, second = (next(next(iter(r.train_dataloader())))[0] for r in (resident, again))
+    assert torch.equal(first, second)
+    assert max(image.shape[-1] for image, _ in resident._train) <= 48, "shrunk to 1.5 times the tower's input"
+    views, labels = next(iter(resident.val_dataloader()))
+    image = data.val.source.load(min(data.val.indices))
+    torch.testing.assert_close(views[0], clip.transform(image), atol=1e-6, rtol=1e-6)
+    with pytest.raises(LockedTestError):
+        resident.test_dataloader()
+    data.open_test()
+    views, labels = next(iter(resident.test_dataloader()))
+    assert torch.equal(views[0], clip.transform(data.test.source.load(min(data.test.indices))))
+    assert labels.shape == (100,)
+
+
+def test_bad_images_are_left_out_or_named(clip, tmp_path):
+    from mmadapt.data.images import BadImageError, ImageFiles, ImageSet
+
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    data = ShapesData(world="shapes_form", name="x", shots=1, split_seed=1, on_bad_image="skip")
+    data.setup()
+    data.train = ImageSet.of(ImageFiles(tmp_path, ("a.png", "b.png")), [0, 1])
+    options = {"batch_size": 4, "seed": 1, "validate": False, "device": torch.device("cpu")}
+    resident = ResidentImages(data, clip.transform, (0.5, 1.0), **options)
+    resident.setup()
+    assert resident.skipped == {"train": 1}
+    assert len(resident._train) == 1
+    data.on_bad_image = "error"
+    with pytest.raises(BadImageError, match=r"b\.png"):
+        ResidentImages(data, clip.transform, (0.5, 1.0), **options).setup()
