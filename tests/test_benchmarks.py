@@ -30,6 +30,17 @@ def config(root, name, *overrides, method="zero_shot"):
         return compose("config", overrides=[*fixed, *overrides])
 
 
+def choices(name, method="zero_shot"):
+    return {
+        "data": name,
+        "clip": "tiny",
+        "method": method,
+        "protocol": "few_shot",
+        "trainer": "cpu",
+        "logger": "none",
+    }
+
+
 def load(root, name, *overrides):
     data = instantiate(resolve(config(root, name, *overrides))["data"], "data")
     data.setup()
@@ -55,7 +66,7 @@ def val_only(tmp_path_factory):
 def test_runs_end_to_end(root, tmp_path, name):
     for method, overrides in (("zero_shot", ()), ("clip_adapter", ("method.epochs=1", "method.views=1"))):
         cfg = config(root, name, *overrides, method=method)
-        outcome = execute(cfg, method, tmp_path / method, [])
+        outcome = execute(cfg, choices(name, method), tmp_path / method, [])
         assert outcome.status == "done"
         result = json.loads((tmp_path / method / "result.json").read_text())
         classes = result["data"]["classes"]
@@ -287,12 +298,12 @@ def test_imagenet_missing_and_empty_class_folders(val_only, tmp_path):
 def test_zero_shot_needs_no_training_images(root, tmp_path):
     (tmp_path / "imagenet-rendition").symlink_to(root / "imagenet-rendition")
     cfg = config(tmp_path, "imagenet_r", f"paths.features={root}/features")
-    assert execute(cfg, "zero_shot", tmp_path / "zero", []).result.data["train"] == 0
+    assert execute(cfg, choices("imagenet_r"), tmp_path / "zero", []).result.data["train"] == 0
     cfg = config(
         tmp_path, "imagenet_r", f"paths.features={root}/features", "method.epochs=1", method="clip_adapter"
     )
     with pytest.raises(DataNotFoundError, match=r"imagenet_r: shots come from ImageNet's training images"):
-        execute(cfg, "clip_adapter", tmp_path / "adapter", [])
+        execute(cfg, choices("imagenet_r", "clip_adapter"), tmp_path / "adapter", [])
     assert not (tmp_path / "adapter" / "result.json").exists()
 
 
@@ -329,7 +340,7 @@ def test_fgvc_lists(tmp_path):
     with pytest.raises(UserError, match=r"variant 'F-16A/C' is not in variants.txt \(did you mean 'F-16A/B'"):
         load(tmp_path, "fgvc_aircraft")
     (home / "images_variant_val.txt").unlink()
-    with pytest.raises(DataNotFoundError, match="images_variant_val.txt is missing"):
+    with pytest.raises(DataNotFoundError, match=r"images_variant_val.txt is missing"):
         load(tmp_path, "fgvc_aircraft")
 
 
@@ -365,5 +376,5 @@ def test_named_templates_and_prompts_of_a_run(root, tmp_path):
     (tmp_path / "prompts.json").write_text(json.dumps(content))
     options = (f"data.templates={tmp_path}/prompts.json",)
     assert load(root, "imagenet_r", *options).classes.texts[0] == tuple(content[wnids("imagenet_r")[0]])
-    outcome = execute(config(root, "imagenet_r", *options), "zero_shot", tmp_path / "run", [])
+    outcome = execute(config(root, "imagenet_r", *options), choices("imagenet_r"), tmp_path / "run", [])
     assert outcome.status == "done"

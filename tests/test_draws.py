@@ -161,7 +161,7 @@ def test_a_draw_can_be_shared(root, tmp_path):
         (lambda c: c.update(data="eurosat"), "drawn for data=eurosat"),
         (lambda c: c.update(version=9), "no draw of this version"),
         (lambda c: c["train"].pop(), "was changed after it was written"),
-        (lambda c: c["train"][0].__setitem__(0, "banded/none.jpg"), "1 of 6 .* are not in this data set: banded/none.jpg"),
+        (lambda c: c["train"][0].__setitem__(0, "banded/none.jpg"), "1 of 6 .* in this data set: banded/none.jpg"),
         (lambda c: c["train"][0].__setitem__(1, 2), "gives banded/.* the label 2, here it has 0"),
         (lambda c: c.update(val=[["x"]]), r'val must be a list of \["path", label\]'),
     ],
@@ -175,9 +175,9 @@ def test_refused_draw_files(root, tmp_path, change, message):
 
 
 def test_missing_draw_file(root):
-    with pytest.raises(DataNotFoundError, match="there is no file /nowhere.json"):
+    with pytest.raises(DataNotFoundError, match=r"there is no file /nowhere.json"):
         dtd(root, draw="/nowhere.json").setup()
-    with pytest.raises(DataNotFoundError, match="no split_fewshot/shot_2-seed_1.pkl"):
+    with pytest.raises(DataNotFoundError, match=r"no split_fewshot/shot_2-seed_1.pkl"):
         dtd(root, draw="split_fewshot").setup()
 
 
@@ -250,5 +250,5 @@ def test_hostile_pickles_are_refused(root, tmp_path):
         pickle.dumps({"train": 3}),
     ):
         file.write_bytes(payload)
-        with pytest.raises(UserError, match="pickle that CoOp wrote|no draw of CoOp"):
+        with pytest.raises(UserError, match=r"pickle that CoOp wrote|no draw of CoOp"):
             dtd(root, draw=str(file)).setup()

@@ -109,7 +109,7 @@ def test_a_part_that_is_whole_is_finished(server, tmp_path):
 
 def test_wrong_checksum_leaves_nothing(server, tmp_path):
     server.files["/a.bin"] = BODY
-    with pytest.raises(DownloadError, match="is not the published file .md5 .* instead of 0000"):
+    with pytest.raises(DownloadError, match=r"is not the published file .md5 .* instead of 0000"):
         download(f"{server.url}/a.bin", tmp_path / "a.bin", md5="0" * 32)
     with pytest.raises(DownloadError, match="sha256"):
         download(f"{server.url}/a.bin", tmp_path / "a.bin", sha256="0" * 16)
@@ -119,7 +119,7 @@ def test_wrong_checksum_leaves_nothing(server, tmp_path):
 def test_server_failures(server, tmp_path):
     with pytest.raises(DownloadError, match="could not be fetched: Not Found"):
         download(f"{server.url}/none", tmp_path / "none")
-    with pytest.raises(DownloadError, match="could not be fetched: .*refused"):
+    with pytest.raises(DownloadError, match=r"could not be fetched: .*refused"):
         download("http://127.0.0.1:9/none", tmp_path / "none")
 
 
@@ -369,7 +369,7 @@ def test_imagenet_archives_of_the_user_are_unpacked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(imagenet, "parse_val_archive", parse)
     with pytest.raises(
-        UserError, match="ILSVRC2012_img_val.tar could not be unpacked: The archive is corrupted"
+        UserError, match=r"ILSVRC2012_img_val.tar could not be unpacked: The archive is corrupted"
     ):
         prepare(catalogue(tmp_path)["imagenet"], say=lambda text: None)
     assert found(home / "images") == []

@@ -46,7 +46,9 @@ def build(name: str, root: Path | None, overrides: Sequence[str]) -> BenchmarkDa
 
 def check(name: str, root: Path | None, overrides: Sequence[str], decode: bool) -> int:
     """Print what is found of a data set; return the number of problems."""
-    logging.getLogger("mmadapt").setLevel(logging.ERROR)  # what it would say is printed below
+    package = logging.getLogger("mmadapt")
+    level = package.level
+    package.setLevel(logging.ERROR)  # what it would say is printed below
     problems: list[str] = []
     lines: list[str] = []
     try:
@@ -59,6 +61,8 @@ def check(name: str, root: Path | None, overrides: Sequence[str], decode: bool) 
             problems += [f"{text}" for text in bad[:5]] + (["…"] if len(bad) > 5 else [])
     except UserError as error:
         problems.append(str(error))
+    finally:
+        package.setLevel(level)
     print(f"{name}: {'FAILED' if problems else 'ok'}")
     for line in lines:
         print(f"  {line}")
