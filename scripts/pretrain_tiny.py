@@ -8,6 +8,20 @@ It trains, evaluates every few hundred steps, and at the end exports the weights
 random draw is a function of the seed and of the step, so an interrupted and resumed run ends with the same
 bits as an uninterrupted one, and a checkpoint needs no generator states.  PyTorch 2.9 or later is needed, for
 its Muon optimiser.
+
+The shipped weights are step 6000 of 6000, 768,000 views.  One core of a shared EPYC gave 310 images/s while
+it was quiet and 100 to 190 while it was busy; the run took 74 minutes.  It began with a schedule of 9,000
+steps that was cut to the present one at step 2500; up to there the two do not differ.
+Zero-shot accuracy [%] on 1,200 photos each:
+
+====================  =====  ======  =======  =======
+combinations          shape  colour  surface  600-way
+====================  =====  ======  =======  =======
+seen in pre-training   95.1   100.0     98.7     93.9
+held out               87.9    99.6     96.7     85.8
+====================  =====  ======  =======  =======
+
+The logit scale ends at 47.8.
 """
 
 from __future__ import annotations

@@ -701,3 +701,18 @@ def test_figures_do_not_import_torch(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path), "--plot", str(tmp_path / "figures")]
     assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
+
+
+def test_check_types_data_and_backbone_as_the_finished_runs_did():
+    from mmadapt.collect.check import commands
+    from mmadapt.results import RunKey
+
+    spellings = {
+        ("data", "toys"): ("folder", ("data.root=/my images/toys",)),
+        ("clip", "vit_b32"): ("vit_b32", ("clip.pretrained=null",)),
+    }
+    missing = [RunKey("main", "few_shot", "vit_b32", "toys", "coop", 4, seed) for seed in (1, 2)]
+    assert commands(missing, spellings) == [
+        "python -m mmadapt -m tag=main protocol=few_shot clip=vit_b32 clip.pretrained=null "
+        "'data.root=/my images/toys' data=folder method=coop shots=4 seed=1,2"
+    ]

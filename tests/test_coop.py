@@ -207,7 +207,9 @@ def test_values_are_checked(clip):
     )
 
 
-@pytest.mark.parametrize(("towers", "trainer"), [("fp16", "32-true"), ("bf16", "32-true"), ("fp32", "bf16-mixed")])
+@pytest.mark.parametrize(
+    ("towers", "trainer"), [("fp16", "32-true"), ("bf16", "32-true"), ("fp32", "bf16-mixed")]
+)
 def test_lightning_trains_float32_prompts(clip, towers, trainer):
     low = ClipBackbone("coop-clip", None, precision=towers, seed=1)
     method = CoOp(low, CLASSES, n_ctx=3, optimizer=partial(torch.optim.SGD, lr=0.05))

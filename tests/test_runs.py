@@ -20,6 +20,7 @@ from mmadapt.results import Result
 from mmadapt.runner import execute
 
 register_resolvers()
+CHOICES = {"clip": "vit_b16", "data": "folder", "protocol": "few_shot", "trainer": "cpu", "logger": "csv"}
 METHODS = sorted(file.stem for file in (CONF_DIR / "method").glob("*.yaml"))
 
 
@@ -53,7 +54,7 @@ def run(tmp_path, images, features, small_clip):
             base.append("method.depth=2")
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("config", overrides=[*base, *overrides])
-        return execute(cfg, method, tmp_path / folder, list(overrides))
+        return execute(cfg, {**CHOICES, "method": method}, tmp_path / folder, list(overrides))
 
     return execute_with
 

@@ -30,7 +30,7 @@ def job(cfg: DictConfig) -> float | None:
     run_dir = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     try:
-        outcome = execute(cfg, hydra_config.runtime.choices["method"], run_dir, hydra_config.overrides.task)
+        outcome = execute(cfg, hydra_config.runtime.choices, run_dir, hydra_config.overrides.task)
     except Exception as error:
         _remove_empty(run_dir)
         if sweeping:

@@ -39,6 +39,8 @@ TOP_LEVEL = (
 )
 _IRRELEVANT = ("paths", "logger", "tag", "overwrite")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
+_PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
+          "counts", "split_sha256")  # fmt: skip
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 
@@ -108,6 +110,8 @@ def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in _IRRELEVANT}
     flat = flatten(kept)
     display = [f"trainer.{key}" for key in _IRRELEVANT_TRAINER] + ["trainer.enable_", "data.num_workers"]
+    if "data.folders" in flat:  # a published data set is what it is wherever it lies; a folder is its path
+        display += [f"data.{key}" for key in _PLACE]
     return {key: value for key, value in flat.items() if not key.startswith(tuple(display))}
 
 

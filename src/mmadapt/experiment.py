@@ -112,6 +112,7 @@ def _adapt(
     method: Method, data: ResidentData | ResidentImages, trainer: Trainer, clock: _Clock
 ) -> dict[str, Any]:
     """Let the method see the shots and val; return how its epoch and hyper-parameters were chosen."""
+    method.run_dir = Path(trainer.default_root_dir)
     data.setup("fit")
     clock.lap("encode_seconds")
     if isinstance(data, ResidentData):

@@ -25,8 +25,9 @@ from mmadapt.store import FeatureStore
 
 log = logging.getLogger(__name__)
 
-BATCH = 128
-"""Images per call of the tower. Fixed, the last batch padded: a row must not depend on its neighbours."""
+BATCH = 32
+"""Images per call of the tower on a CPU, eight times as many on a GPU. Fixed, and the last batch padded: a row must
+not depend on its neighbours."""
 _SHARD = 4096
 _IMAGES_PER_WORKER = 256
 
@@ -66,6 +67,7 @@ class FeatureEncoder:
     def __init__(self, clip: ClipBackbone, store: FeatureStore) -> None:
         """Bind the backbone and the store."""
         self.clip, self.store, self.encoded = clip, store, 0
+        self._batch = BATCH if clip.device.type == "cpu" else 8 * BATCH
         self._hashes = FileHashes(store.root)
 
     def image_features(
@@ -98,7 +100,7 @@ class FeatureEncoder:
         dataset = _Views(images, self.clip.transform, views, identities)
 
         def compute(missing: Sequence[int]) -> Iterator[Tensor]:
-            tensors = _load(dataset, [divmod(i, count) for i in missing], workers)
+            tensors = _load(dataset, [divmod(i, count) for i in missing], workers, self._batch)
             return self._encode(tensors, len(missing), f"encoding {label} with {self.clip.name}")
 
         rows = self.store.fetch(space, keys, compute).view(size, count, self.clip.dim)
@@ -133,8 +135,7 @@ class FeatureEncoder:
             return self._encode_text([flat[i] for i in missing])
 
         rows = self.store.fetch(self._space("text"), flat, compute)
-        each = F.normalize(rows, dim=-1).view(len(prompts), -1, rows.shape[-1])
-        return F.normalize(each.mean(dim=1), dim=-1)
+        return average_prompts(F.normalize(rows, dim=-1), prompts)
 
     def _space(self, kind: str, **more: Any) -> dict[str, Any]:
         clip = self.clip
@@ -162,7 +163,7 @@ class FeatureEncoder:
         bar, chunk = ProgressBar(label, total), []
         try:
             for images, good in batches:
-                padded = images if len(images) == BATCH else F.pad(images, (0,) * 7 + (BATCH - len(images),))
+                padded = F.pad(images, (0,) * 7 + (self._batch - len(images),))
                 rows = self.clip.encode_image(padded)[: len(images)].cpu()
                 rows[~rows.isfinite().all(dim=1)] = torch.inf
                 rows[~good] = torch.nan
@@ -182,14 +183,24 @@ class FeatureEncoder:
         bar = ProgressBar(f"encoding prompts with {self.clip.name}", len(prompts))
         tokens = self.clip.tokenize(prompts)
         try:
-            for batch in tokens.split(BATCH):
-                padded = F.pad(batch, (0, 0, 0, BATCH - len(batch)))
+            for batch in tokens.split(self._batch):
+                padded = F.pad(batch, (0, 0, 0, self._batch - len(batch)))
                 padded[len(batch) :] = batch[0]
                 yield self.clip.encode_text(padded)[: len(batch)]
                 bar.advance(len(batch))
                 self.encoded += len(batch)
         finally:
             bar.close()
+
+
+def average_prompts(each: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
+    """Average the unit features of all prompts, class after class, to one unit feature per class, (C, D)."""
+    counts = [len(row) for row in prompts]
+    if len(set(counts)) == 1:
+        mean = each.view(len(prompts), -1, each.shape[-1]).mean(dim=1)
+    else:
+        mean = torch.stack([rows.mean(dim=0) for rows in each.split(counts)])
+    return F.normalize(mean, dim=-1)
 
 
 class _Views(Dataset[tuple[Tensor, bool]]):
@@ -217,11 +228,11 @@ class _Views(Dataset[tuple[Tensor, bool]]):
 
 
 def _load(
-    dataset: _Views, items: list[tuple[int, int]], workers: int | None
+    dataset: _Views, items: list[tuple[int, int]], workers: int | None, batch_size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     if workers is None:
         workers = min(8, (os.cpu_count() or 1) - 1, len(items) // _IMAGES_PER_WORKER)
-    yield from DataLoader(dataset, batch_size=BATCH, sampler=items, num_workers=workers)
+    yield from DataLoader(dataset, batch_size=batch_size, sampler=items, num_workers=workers)
 
 
 def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, int]:

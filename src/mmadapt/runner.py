@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from mmadapt.results import FAILURE_FILE, Result, RunKey, write_json
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "run.log"
+_GROUPS = ("clip", "data", "method", "protocol", "trainer", "logger")
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Outcome:
     error: str = ""
 
 
-def execute(cfg: DictConfig, method: str, run_dir: Path, overrides: Sequence[str]) -> Outcome:
+def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, overrides: Sequence[str]) -> Outcome:
     """Run a job unless its result is already there.
 
     Args:
         cfg: The composed configuration.
-        method: Name of the method's YAML.
+        choices: The chosen option of each configuration group.
         run_dir: Folder of the run.
-        overrides: The command-line overrides, noted when the job fails.
+        overrides: The command-line overrides, noted with the result.
 
     Raises:
         UserError: If the folder holds a result of another configuration, or the input is wrong.
@@ -61,7 +62,7 @@ def execute(cfg: DictConfig, method: str, run_dir: Path, overrides: Sequence[str
         config["protocol"]["name"],
         config["clip"]["name"],
         config["data"]["name"],
-        method,
+        choices["method"],
         config["shots"],
         config["seed"],
     )
@@ -69,6 +70,8 @@ def execute(cfg: DictConfig, method: str, run_dir: Path, overrides: Sequence[str
         from mmadapt.experiment import run
 
         result = run(config, key, run_dir)
+        typed = {"overrides": list(overrides), "choices": {group: choices[group] for group in _GROUPS}}
+        result = replace(result, provenance={**result.provenance, **typed})
         (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
         result.write(run_dir)
     return Outcome("done", run_dir, time.perf_counter() - start, result)

@@ -13,7 +13,7 @@ from mmadapt.errors import UserError
 from mmadapt.results import RunKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Axes = tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], tuple[int, ...]]
 """Methods, data sets, shots and seeds: a box of runs."""
@@ -76,16 +76,44 @@ def check(runs: Iterable[Run], failures: Iterable[Failure] = (), wanted: Filter 
     if not finished and not missing:
         raise UserError("The grid to check is empty. Relax a filter, or run something first.")
     listed = [failure for failure in failures if failure.key is None or wanted.admits(failure.key)]
-    return Report(finished, tuple(missing), tuple(listed), tuple(commands(missing)))
+    return Report(finished, tuple(missing), tuple(listed), tuple(commands(missing, _spellings(runs))))
 
 
-def commands(missing: Iterable[RunKey]) -> list[str]:
-    """Return commands that run every missing run once and nothing else."""
-    boxes: dict[tuple[str, str, str], list[Axes]] = defaultdict(list)
+Spelling = tuple[str, tuple[str, ...]]
+"""How an option was typed: the name of its YAML, and the overrides below it (``data.root=…``)."""
+
+
+def commands(
+    missing: Iterable[RunKey], spellings: Mapping[tuple[str, str], Spelling] | None = None
+) -> list[str]:
+    """Return commands that run every missing run once and nothing else.
+
+    Args:
+        missing: The runs.
+        spellings: How a finished run of the same data set or backbone was typed, by group and name. The name
+            in the key is not always that of a YAML: `data=folder` is called after its folder.
+    """
+    spellings = spellings or {}
+    boxes: dict[tuple[str, ...], list[Axes]] = defaultdict(list)
     for key in missing:
-        box = ((key.method,), (key.data,), (key.shots,), (key.seed,))
-        boxes[key.tag, key.protocol, key.clip].append(box)
+        clip, clip_words = spellings.get(("clip", key.clip), (key.clip, ()))
+        data, data_words = spellings.get(("data", key.data), (key.data, ()))
+        box = ((key.method,), (data,), (key.shots,), (key.seed,))
+        where = (f"tag={key.tag}", f"protocol={key.protocol}", f"clip={clip}", *clip_words, *data_words)
+        boxes[where].append(box)
     return [_command(where, box) for where, found in boxes.items() for box in _merge(found)]
+
+
+def _spellings(runs: Iterable[Run]) -> dict[tuple[str, str], Spelling]:
+    found: dict[tuple[str, str], Spelling] = {}
+    for run in runs:
+        choices, typed = run.result.provenance.get("choices"), run.result.provenance.get("overrides")
+        if not isinstance(choices, dict) or not isinstance(typed, list):
+            continue
+        for group, name in (("data", run.key.data), ("clip", run.key.clip)):
+            words = tuple(word for word in typed if word.lstrip("+").startswith(f"{group}."))
+            found.setdefault((group, name), (str(choices.get(group, name)), words))
+    return found
 
 
 def _grid(keys: Sequence[RunKey], wanted: Filter) -> list[tuple[str, str, int, int]]:
@@ -124,8 +152,8 @@ def _merge(boxes: list[Axes]) -> list[Axes]:
     return boxes
 
 
-def _command(where: tuple[str, str, str], box: Axes) -> str:
-    words = [f"{name}={value}" for name, value in zip(("tag", "protocol", "clip"), where, strict=True)]
+def _command(where: tuple[str, ...], box: Axes) -> str:
+    words = list(where)
     for name, values in zip(
         ("data", "method", "shots", "seed"), (box[1], box[0], box[2], box[3]), strict=True
     ):

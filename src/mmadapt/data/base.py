@@ -13,6 +13,7 @@ from lightning import LightningDataModule
 
 from mmadapt.data.images import ImageSet
 from mmadapt.data.splits import Draw, Splits, Subset, draw, subset_classes
+from mmadapt.data.templates import parse_templates, read_prompts
 from mmadapt.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,16 +26,20 @@ class ClassSet:
     Attributes:
         names: One name for each class, in label order.
         templates: Prompts with ``{}`` in place of the name; several are averaged to one text feature.
+        texts: Prompts written for each class, used instead of the templates; not of equal number.
     """
 
     names: tuple[str, ...]
     templates: tuple[str, ...] = ("a photo of a {}.",)
+    texts: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def prompts(self) -> list[list[str]]:
         """Return the prompts of each class, (C, T); underscores in names become spaces, as in CoOp."""
+        if self.texts is not None:
+            return [list(row) for row in self.texts]
         return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
 
 
@@ -61,7 +66,7 @@ class FewShotData(LightningDataModule, ABC):
         name: str,
         shots: int,
         split_seed: int,
-        templates: Sequence[str] = ("a photo of a {}.",),
+        templates: str | Sequence[str] = ("a photo of a {}.",),
         subset: Subset = "all",
         val_shots: int | None = None,
         on_bad_image: Literal["error", "skip"] = "error",
@@ -73,7 +78,8 @@ class FewShotData(LightningDataModule, ABC):
             name: Name of the data set in folders and tables.
             shots: Training images per class.
             split_seed: Seed of the draw; the training seed by default.
-            templates: Prompts with ``{}`` in place of the class name.
+            templates: Prompts with ``{}`` in place of the class name, the name of an ensemble, or a file; see
+                `mmadapt.data.templates`.
             subset: All classes, or the base or the new half of them.
             val_shots: Validation images per class; None means ``min(shots, 4)``.
             on_bad_image: Stop at an image that cannot be decoded, or leave it out, counted and reported.
@@ -91,17 +97,9 @@ class FewShotData(LightningDataModule, ABC):
                 raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
         if on_bad_image not in ("error", "skip"):
             raise UserError(f"data.on_bad_image={on_bad_image!r} is unknown. Use error or skip.")
-        templates = (templates,) if isinstance(templates, str) else tuple(templates)
-        if not templates:
-            raise UserError(
-                "data.templates is empty: at least one prompt such as 'a photo of a {}.' is needed."
-            )
-        for template in templates:
-            if not isinstance(template, str) or template.count("{}") != 1:
-                raise UserError(f"The template {template!r} must hold {{}} once, where the class name goes.")
+        self.templates, self.prompt_file = parse_templates(templates, name)
         self.name, self.shots, self.split_seed, self.subset = name, shots, split_seed, subset
-        self.templates = templates
-        self.val_shots = min(shots, 4) if val_shots is None else val_shots
+        self.val_shots: int | None = min(shots, 4) if val_shots is None else val_shots
         self.on_bad_image, self.num_workers = on_bad_image, num_workers
         self._splits: Splits | None = None
         self._test_open = False
@@ -119,14 +117,17 @@ class FewShotData(LightningDataModule, ABC):
         if self._splits is not None:
             return
         splits = self.read_splits()
-        kept = subset_classes(len(splits.class_names), self.subset)
-        self.drawn: Draw = draw(splits, self.shots, self.val_shots, self.split_seed)
+        kept = self.kept_classes(splits)
+        self.drawn: Draw = self.draw_shots(splits)
         # Drawn over all classes first, then filtered: the base images are a part of the whole draw (CoCoOp).
         self.train = splits.train.select(self.drawn.train).keep_classes(kept)
         self.val = splits.val.select(self.drawn.val).keep_classes(kept)
-        self.classes = ClassSet(splits.class_names[kept.start : kept.stop], self.templates)
-        self._splits = Splits(self.classes.names, self.train, self.val, splits.test.keep_classes(kept))
-        self.short_classes = self._short(self.train)
+        names = tuple(splits.class_names[label] for label in kept)
+        ids = tuple(splits.class_ids[label] for label in kept) if splits.class_ids else ()
+        texts = read_prompts(self.prompt_file, names, ids) if self.prompt_file else None
+        self.classes = ClassSet(names, self.templates, texts)
+        self._splits = Splits(names, self.train, self.val, splits.test.keep_classes(kept), ids)
+        self.short_classes = self._short(self.train) if len(self.train) else {}
         if self.short_classes:
             listed = ", ".join(f"{name} ({count})" for name, count in list(self.short_classes.items())[:5])
             log.warning(
@@ -134,6 +135,23 @@ class FewShotData(LightningDataModule, ABC):
                 len(self.short_classes), len(self.classes), self.shots, listed,
                 ", …" if len(self.short_classes) > 5 else "",
             )  # fmt: skip
+
+    def kept_classes(self, splits: Splits) -> Sequence[int]:
+        """Return the labels of the classes in use, in their order."""
+        return subset_classes(len(splits.class_names), self.subset)
+
+    def draw_shots(self, splits: Splits) -> Draw:
+        """Draw the training and validation shots over all classes."""
+        return draw(splits, self.shots, self.val_shots, self.split_seed)
+
+    def need_shots(self) -> None:
+        """Called before the training images are used.
+
+        Raises:
+            UserError: If the data set has none.
+        """
+        if not len(self.train):
+            raise UserError(f"{self.name} has no training images; only method=zero_shot can run on it.")
 
     def _short(self, images: ImageSet) -> dict[str, int]:
         counts = Counter(images.labels.tolist())

@@ -85,7 +85,8 @@ class FolderData(FewShotData):
         for split in ("train", "val", "test"):
             parts[split] = everything.select([i for i, image in enumerate(images) if image.split == split])
             self._check(split, parts[split], labels)
-        return Splits(read_class_names(self._folder, labels), **parts)
+        names = read_class_names(self._folder, labels)
+        return Splits(names, parts["train"], parts["val"], parts["test"])
 
     def _list(self) -> list[Listed]:
         if self.root.is_dir():

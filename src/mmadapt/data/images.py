@@ -201,8 +201,10 @@ class ImageSet:
         chosen = torch.tensor(list(positions), dtype=torch.long)
         return ImageSet(self.source, tuple(self.indices[i] for i in positions), self.labels[chosen])
 
-    def keep_classes(self, classes: range) -> ImageSet:
-        """Return the images of a run of classes, relabelled from 0."""
+    def keep_classes(self, classes: Sequence[int]) -> ImageSet:
+        """Return the images of these classes, relabelled by the place of their class in the sequence."""
+        place = {label: i for i, label in enumerate(classes)}
         labels = self.labels.tolist()
-        kept = self.select([i for i, label in enumerate(labels) if label in classes])
-        return ImageSet(kept.source, kept.indices, kept.labels - classes.start)
+        kept = self.select([i for i, label in enumerate(labels) if label in place])
+        relabelled = torch.tensor([place[label] for label in kept.labels.tolist()], dtype=torch.long)
+        return ImageSet(kept.source, kept.indices, relabelled)

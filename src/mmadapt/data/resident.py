@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from mmadapt.data.base import FewShotData
+from mmadapt.data.samplers import ShardSampler, this_process
 from mmadapt.features import FeatureEncoder, FeatureSet, Views, encode_split
 
 EVAL_BATCH = 8192
@@ -18,13 +19,18 @@ class EpochLoader:
     """A data loader whose one item is a whole epoch, an iterator over shuffled batches.
 
     In epoch e image i shows view ``(start_i + e) mod V``: every view is used equally often, as fresh
-    augmentation would use them, and the order depends on seed and epoch alone.
+    augmentation would use them, and the order depends on seed and epoch alone. In a distributed run the
+    processes divide each batch evenly; of a batch that does not divide, the rest is left out.
     """
 
-    def __init__(self, features: FeatureSet, batch_size: int, seed: int) -> None:
-        """Hold the features (V, N, D) and labels (N,)."""
+    def __init__(
+        self, features: FeatureSet, batch_size: int, seed: int, shard: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Hold the features (V, N, D) and labels (N,), and which process of how many this is."""
         self.features, self.batch_size, self.seed, self.epoch = features, batch_size, seed, 0
-        self.steps_per_epoch = -(-len(features.labels) // batch_size)
+        self.shard = shard
+        last = len(features.labels) % batch_size
+        self.steps_per_epoch = len(features.labels) // batch_size + (last >= max(1, shard[1]))
         views, count = features.image_features.shape[:2]
         self._start = torch.randint(views, (count,), generator=torch.Generator().manual_seed(seed))
 
@@ -42,15 +48,23 @@ class EpochLoader:
         order = torch.randperm(count, generator=generator)
         view = ((self._start + epoch) % views)[order].to(features.device)
         order = order.to(features.device)
+        rank, world_size = self.shard
         for rows, chosen in zip(order.split(self.batch_size), view.split(self.batch_size), strict=True):
-            yield features[chosen, rows], labels[rows]
+            share = slice(rank, len(rows) - len(rows) % world_size, world_size)
+            if len(rows) >= world_size:
+                yield features[chosen[share], rows[share]], labels[rows[share]]
 
 
 class EvalLoader:
-    """Batches of features in their order, each image once."""
+    """Batches of features in their order, each image once over all processes."""
 
-    def __init__(self, features: FeatureSet, batch_size: int = EVAL_BATCH) -> None:
-        """Hold the features (1, N, D) and labels (N,)."""
+    def __init__(
+        self, features: FeatureSet, batch_size: int = EVAL_BATCH, shard: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Hold the features (1, N, D) and labels (N,), this process's share of them if there are several."""
+        if shard[1] > 1:
+            mine = ShardSampler(len(features.labels), *shard).positions().to(features.labels.device)
+            features = FeatureSet(features.image_features[:, mine], features.labels[mine])
         self.features, self.batch_size = features, batch_size
 
     def __len__(self) -> int:
@@ -102,16 +116,17 @@ class ResidentData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Encode the training and validation images."""
         if not hasattr(self, "support"):
+            self.data.need_shots()
             self.support = self._encode("train", self.views)
             self.val = self._encode("val")
 
     def train_dataloader(self) -> EpochLoader:
         """Return the loader of whole epochs."""
-        return EpochLoader(self.support, self.batch_size, self.seed)
+        return EpochLoader(self.support, self.batch_size, self.seed, this_process())
 
     def val_dataloader(self) -> EvalLoader | tuple[()]:
         """Return the validation batches; none if no epoch is chosen by them."""
-        return EvalLoader(self.val) if self.validate else ()
+        return EvalLoader(self.val, shard=this_process()) if self.validate else ()
 
     def test_dataloader(self) -> EvalLoader:
         """Return the test batches.
@@ -119,7 +134,7 @@ class ResidentData(LightningDataModule):
         Raises:
             LockedTestError: Before the data set's `open_test`.
         """
-        return EvalLoader(self._encode("test"))
+        return EvalLoader(self._encode("test"), shard=this_process())
 
     def _encode(self, kind: str, views: Views = Views()) -> FeatureSet:
         images = getattr(self.data, kind)

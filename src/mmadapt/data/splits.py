@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mmadapt.data.images import ImageSet
+from mmadapt.data.sampling import Sampling, draw_positions
 from mmadapt.errors import UserError, did_you_mean
 
 Subset = Literal["all", "base", "new"]
@@ -24,12 +24,16 @@ class Splits:
         train: Images the shots are drawn from.
         val: Images the validation shots are drawn from.
         test: Images of the final score.
+        class_ids: Unique key of each class where names are not unique (ImageNet's wnids); else empty.
+        val_from_train: Whether ``val`` is ``train``: validation shots are then images that are not shots.
     """
 
     class_names: tuple[str, ...]
     train: ImageSet
     val: ImageSet
     test: ImageSet
+    class_ids: tuple[str, ...] = ()
+    val_from_train: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,31 +51,24 @@ class Draw:
     sha256: str
 
 
-def draw(splits: Splits, shots: int, val_shots: int, seed: int) -> Draw:
-    """Draw the shots of every class as CoOp does (arXiv 2109.01134): train first, then val, one generator.
+def draw(splits: Splits, shots: int, val_shots: int | None, seed: int, sampling: Sampling = "coop") -> Draw:
+    """Draw the shots of every class as the published codes do; see `mmadapt.data.sampling`.
 
-    Classes come in the order of their first image; a class with fewer images gives all of them. The generator
-    is private, so nothing that ran before can move the draw, and equal to CoOp's for seeds of 1 and more.
+    The generator is private, so nothing that ran before can move the draw.
     """
-    generator = random.Random(seed)
-    train = _sample(splits.train.labels.tolist(), shots, generator)
-    val = _sample(splits.val.labels.tolist(), val_shots, generator)
+    val = None if splits.val_from_train else splits.val.labels.tolist()
+    train = splits.train.labels.tolist()
+    return as_draw(splits, *draw_positions(train, val, shots, val_shots, seed, sampling))
+
+
+def as_draw(splits: Splits, train: Sequence[int], val: Sequence[int]) -> Draw:
+    """Return the draw of these positions, with its hash."""
     digest = hashlib.sha256()
     for images in (splits.train.select(train), splits.val.select(val)):
         for name, label in zip(images.names(), images.labels.tolist(), strict=True):
             digest.update(f"{label}\t{name}\n".encode(errors="surrogatepass"))
         digest.update(b"--\n")
     return Draw(tuple(train), tuple(val), digest.hexdigest())
-
-
-def _sample(labels: Sequence[int], shots: int, generator: random.Random) -> list[int]:
-    by_class: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        by_class.setdefault(label, []).append(position)
-    drawn: list[int] = []
-    for positions in by_class.values():
-        drawn += generator.sample(positions, shots) if len(positions) >= shots else positions
-    return drawn
 
 
 def split_off(keys: Sequence[str], test_share: float, val_share: float) -> list[Split]:

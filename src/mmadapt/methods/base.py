@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
-from mmadapt.features import FeatureSet, Views
+from mmadapt.features import FeatureSet, Views, average_prompts
 from mmadapt.methods.recipe import Selection, check_recipe
 from mmadapt.metrics import Scorer
 from mmadapt.optim import Cosine
@@ -36,6 +37,7 @@ class Method(LightningModule, ABC):
         clip: The frozen backbone.
         classes: Names and templates of the classes.
         text_features: One unit text feature per class, (C, D).
+        run_dir: Folder of the run, ``…/<method>/<k>shot/seed<s>``; None outside of one.
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
         image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
@@ -88,6 +90,7 @@ class Method(LightningModule, ABC):
         self.epochs, self.batch_size, self.selection = epochs, batch_size, selection
         self.view_spec = Views(views, (float(crop_scale[0]), float(crop_scale[1])))
         self.tuned: dict[str, float] = {}
+        self.run_dir: Path | None = None
         self.scorer = Scorer(len(classes))
         if text_features is None:
             text_features = class_text_features(clip, classes)
@@ -215,7 +218,7 @@ def class_text_features(clip: ClipBackbone, classes: ClassSet) -> Tensor:
     """Return one unit text feature per class, (C, D): normalise each prompt's, average, normalise."""
     prompts = classes.prompts()
     each = clip.encode_text([prompt for row in prompts for prompt in row], normalize=True)
-    return F.normalize(each.view(len(prompts), -1, each.shape[-1]).mean(dim=1), dim=-1)
+    return average_prompts(each, prompts)
 
 
 def scale_of(clip: ClipBackbone, logit_scale: float | None) -> float:

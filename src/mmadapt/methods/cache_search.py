@@ -77,6 +77,22 @@ def correct_on_grid(
     betas: Sequence[float],
 ) -> Tensor:
     """Return how many images are right at each grid point, (len(betas), len(alphas)); see `search_alpha_beta`."""
+    rows = []
+    for beta in betas:
+        votes = class_affinities(cosines, cache_labels, zero_shot.shape[1], beta)
+        rows.append(correct_for_votes(zero_shot, votes, labels, alphas))
+    return torch.stack(rows)
+
+
+def correct_for_votes(zero_shot: Tensor, votes: Tensor, labels: Tensor, alphas: Sequence[float]) -> Tensor:
+    """Return how many images ``zero_shot + α · votes`` classifies rightly for each α, (len(alphas),).
+
+    Args:
+        zero_shot: Scaled zero-shot logits L (V, C).
+        votes: Class affinities S of the cache (V, C).
+        labels: Class of each image (V,).
+        alphas: Rising grid of α ≥ 0.
+    """
     grid = torch.tensor(alphas, dtype=torch.float64, device=zero_shot.device)
     columns = torch.arange(zero_shot.shape[1], device=zero_shot.device)
     # argmax takes the first of equal logits: y must beat the classes before it, and match those after it.
@@ -84,12 +100,8 @@ def correct_on_grid(
     others = columns != labels[:, None]
     own = labels[:, None]
     lead = (zero_shot.gather(1, own) - zero_shot).double()  # L_y − L_c
-    rows = []
-    for beta in betas:
-        votes = class_affinities(cosines, cache_labels, zero_shot.shape[1], beta)
-        slope = (votes.gather(1, own) - votes).double()  # S_y − S_c; y wins where lead + α · slope ≥ 0
-        rows.append(_count_wins(lead, slope, before, others, grid))
-    return torch.stack(rows)
+    slope = (votes.gather(1, own) - votes).double()  # S_y − S_c; y wins where lead + α · slope ≥ 0
+    return _count_wins(lead, slope, before, others, grid)
 
 
 def _count_wins(lead: Tensor, slope: Tensor, before: Tensor, others: Tensor, grid: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Method
-from mmadapt.methods.logistic import fit_logistic
+from mmadapt.methods.logistic import LogisticRegression
 from mmadapt.methods.recipe import Recipe
 
 
@@ -70,15 +70,14 @@ class LinearProbe(Method):
 
     def adapt(self, support: FeatureSet, val: FeatureSet) -> None:
         """Fit on the shots for each C and keep the best on val; of equals the strongest regularisation."""
-        features, labels = support.image_features.mean(dim=0), support.labels
+        features = support.image_features.mean(dim=0)
+        problem = LogisticRegression(features, support.labels, len(self.classes))
         tried: dict[float, tuple[int, tuple[Tensor, Tensor]]] = {}
 
         def correct(exponent: float) -> int:
             inverse = 10.0**exponent
             if inverse not in tried:
-                solution = fit_logistic(
-                    features, labels, len(self.classes), inverse, max_iterations=self.max_iterations
-                )
+                solution = problem.fit(inverse, max_iterations=self.max_iterations)
                 self._load(solution)
                 right = self.logits(val.image_features[0]).argmax(dim=1) == val.labels
                 tried[inverse] = int(right.sum()), solution

@@ -1,0 +1,131 @@
+"""The images of a folder of class folders, by one scan that is remembered. Imports no torch.
+
+A million files are listed but none is touched: a class folder's modification time tells whether files came or
+went, so a later start reads one file and asks for a thousand times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmadapt.errors import DataNotFoundError, UserError
+from mmadapt.progress import track
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+_VERSION = 1
+_TICK_NS = 2_000_000_000
+"""Coarsest clock of a common file system: a folder changed later than that may change again unseen."""
+
+
+@dataclass(frozen=True)
+class FolderIndex:
+    """What one scan found.
+
+    Attributes:
+        folders: File names of the images in each class folder, sorted; folders sorted by name.
+        loose: Names of images that lie beside the class folders.
+    """
+
+    folders: Mapping[str, list[str]]
+    loose: tuple[str, ...]
+
+
+def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
+    """List the images of every class folder; hidden entries and other files are left out.
+
+    Args:
+        root: The folder that holds the class folders.
+        cache: Folder of remembered indexes; None remembers nothing. Anything wrong with it is no error.
+
+    Raises:
+        DataNotFoundError: If the folder does not exist.
+        UserError: If it cannot be listed.
+    """
+    started = time.time_ns()
+    times: dict[str, int] = {}
+    loose: list[str] = []
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    times[entry.name] = os.stat(entry.path).st_mtime_ns
+                elif entry.name.lower().endswith(SUFFIXES):
+                    loose.append(entry.name)
+        times = dict(sorted(times.items()))
+        folders = _recall(root, cache, times)
+        if folders is None:
+            label = f"listing {root}"
+            folders = {name: _images(root / name) for name in track(times, label, len(times))}
+            if all(changed < started - _TICK_NS for changed in times.values()):
+                _remember(root, cache, times, folders)
+    except FileNotFoundError as error:
+        raise DataNotFoundError(f"There is no folder {error.filename}.") from error
+    except OSError as error:
+        raise UserError(f"The folder {error.filename} cannot be listed: {error.strerror}.") from error
+    return FolderIndex(folders, tuple(sorted(loose)))
+
+
+def _images(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]
+    return sorted(name for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
+
+
+def _file(root: Path, cache: Path) -> Path:
+    return cache / f"index-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.txt"
+
+
+def _recall(root: Path, cache: Path | None, times: Mapping[str, int]) -> dict[str, list[str]] | None:
+    """Return the remembered names if no folder has changed: a line of JSON, then one name a line."""
+    if cache is None:
+        return None
+    try:
+        text = _file(root, cache).read_text(encoding="utf-8", errors="surrogateescape")
+        head, _, body = text.partition("\n")
+        known = json.loads(head)
+        if known["version"] != _VERSION or known["root"] != os.fspath(root) or known["times"] != times:
+            return None
+        names = body.split("\n")
+        counts: list[int] = known["counts"]
+        if len(names) != sum(counts) + 1 or names[-1]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    folders: dict[str, list[str]] = {}
+    start = 0
+    for name, count in zip(times, counts, strict=True):
+        folders[name] = names[start : start + count]
+        start += count
+    return folders
+
+
+def _remember(
+    root: Path, cache: Path | None, times: Mapping[str, int], folders: Mapping[str, list[str]]
+) -> None:
+    names = [name for members in folders.values() for name in members]
+    if cache is None or any("\n" in name for name in names):
+        return
+    counts = [len(members) for members in folders.values()]
+    head = json.dumps({"version": _VERSION, "root": os.fspath(root), "times": times, "counts": counts})
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=cache, prefix=".index-", suffix=".tmp", encoding="utf-8", errors="surrogateescape",
+            newline="\n", delete=False,
+        ) as stream:  # fmt: skip
+            stream.write("\n".join([head, *names, ""]))
+        os.replace(stream.name, _file(root, cache))
+    except OSError as error:
+        log.warning("The index of %s is not remembered in %s: %s", root, cache, error)
