@@ -26,7 +26,8 @@ register_resolvers()
 OPTIONS = [
     (group.name, file.stem)
     for group in sorted(CONF_DIR.iterdir())
-    if group.is_dir() and group.name not in ("hydra", "tuned")
+    if group.is_dir()
+    and group.name not in ("hydra", "tuned", "benchmark")  # benchmark: what data YAMLs share
     for file in sorted(group.glob("*.yaml"))
 ]
 LIVE = {"method": {"clip", "classes", "text_features"}, "trainer": set(), "data": set(), "clip": set()}
