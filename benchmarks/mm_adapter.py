@@ -1,6 +1,6 @@
 """Multi-Modal Adapter: one training step against plain attention over C + 1 tokens for each image.
 
-Run ``OMP_NUM_THREADS=1 python benchmarks/mm_adapter.py`` from the top of the checkout. Both sides compute the
+Run ``OMP_NUM_THREADS=1 python -m benchmarks.mm_adapter`` from the top of the checkout. Both sides compute the
 same loss and gradients of all parameters on the same tensors; a ratio counts only if they agree. CPU time of one
 thread, reference and candidate in turn, median of the ratios of the pairs.
 """
@@ -8,15 +8,12 @@ thread, reference and candidate in turn, median of the ratios of the pairs.
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.common import Outcome, compare, relative, store
 from mmadapt.data.base import ClassSet
 from mmadapt.methods.mm_adapter import MMAdapter
 
@@ -59,21 +56,14 @@ def reference_loss(method: MMAdapter, features: Tensor, labels: Tensor) -> Tenso
     return F.cross_entropy(logits, labels)
 
 
-def relative(some: list[Tensor], others: list[Tensor]) -> float:
-    """Return the relative error of all gradients, and of the loss, taken as one vector."""
-    one, other = (torch.cat([t.flatten() for t in tensors]) for tensors in (some, others))
-    return float((one - other).norm() / other.norm())
+def difference(some: list[Tensor], others: list[Tensor]) -> float:
+    """Return the larger relative error of the loss and of all gradients taken as one vector."""
+    gradients = [torch.cat([tensor.flatten() for tensor in tensors[1:]]) for tensors in (some, others)]
+    return max(relative(some[:1], others[:1]), relative(gradients[:1], gradients[1:]))
 
 
-def cpu_seconds(function: Callable[[], object]) -> float:
-    """Return the CPU seconds that one call takes."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
-def compare(state: str, classes: int, batch: int, pairs: int) -> bool:
-    """Gate, time and print one comparison; return whether it reached the goal."""
+def measure(state: str, classes: int, batch: int, pairs: int) -> Outcome:
+    """Gate, time and print one comparison."""
     torch.manual_seed(classes)
     texts = F.normalize(torch.randn(classes, DIM), dim=-1)
     names = ClassSet(tuple(f"class {i}" for i in range(classes)))
@@ -85,26 +75,15 @@ def compare(state: str, classes: int, batch: int, pairs: int) -> bool:
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return [loss.detach(), *gradients]
 
-    def slow() -> list[Tensor]:
-        return step(reference_loss(method, features, labels))
-
-    def fast() -> list[Tensor]:
-        return step(method.loss((features, labels)))
-
-    error = max(relative(fast()[:1], slow()[:1]), relative(fast()[1:], slow()[1:]))
-    title = f"{state}, C={classes}, B={batch}: difference {error:.1e} (limit {LIMIT:.0e})"
-    if error > LIMIT:
-        print(f"{title}: NOT EQUAL, no ratio", flush=True)
-        return False
-    times = [(cpu_seconds(slow), cpu_seconds(fast)) for _ in range(pairs)]
-    ratios = [a / b for a, b in times]
-    before, after = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
-    print(
-        f"{title}: {statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f} in {pairs} pairs), "
-        f"goal {GOAL:g}x; {before:.0f} ms -> {after:.1f} ms CPU, load {os.getloadavg()[0]:.1f}",
-        flush=True,
+    return compare(
+        f"{state}, C={classes}, B={batch}",
+        lambda: step(reference_loss(method, features, labels)),
+        lambda: step(method.loss((features, labels))),
+        difference,
+        limit=LIMIT,
+        goal=GOAL,
+        pairs=pairs,
     )
-    return statistics.median(ratios) >= GOAL
 
 
 def main() -> None:
@@ -114,10 +93,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--classes", type=int, nargs="+", default=[100, 400])
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    for classes in arguments.classes:
-        for state in STATES:
-            compare(state, classes, 32 if classes < 400 else 16, arguments.pairs)
+    outcomes = [
+        measure(state, classes, 32 if classes < 400 else 16, arguments.pairs)
+        for classes in arguments.classes
+        for state in STATES
+    ]
+    print(f"stored in {store('mm_adapter', outcomes)}")
 
 
 if __name__ == "__main__":
