@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+_SMALL = 10**8
+"""Multiply-adds of an evaluation below which a second thread costs more than it brings."""
+
+
+@contextmanager
+def _threads(device: torch.device, work: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if device.type == "cpu" and work < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class LogisticRegression:
@@ -62,7 +80,8 @@ class LogisticRegression:
             solution.grad = (log_probabilities.exp() - self.target).T @ z / count + penalty * at
             return float(0.5 * (penalty * at**2).sum() - (log_probabilities * self.target).sum() / count)
 
-        optimizer.step(objective)
+        with _threads(z.device, z.numel() * classes):
+            optimizer.step(objective)
         scaled = solution.detach()
         weight = scaled[:, :-1] / curvature @ self.axes
         return weight, constant * scaled[:, -1] - weight @ self.mean
