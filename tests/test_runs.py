@@ -235,3 +235,22 @@ def test_an_epoch_shows_every_image_once_and_all_views_in_turn():
         assert (values[:, 0] % 5 == labels).all(), "features and labels stay together"
         seen += values[:, 0].tolist()
     assert sorted(seen) == list(range(15)), "three epochs of three views show each view of each image once"
+
+
+def test_xmadapter_takes_the_texts_of_the_coop_run_beside_it(run):
+    coop = run(method="coop", folder="coop/4shot/seed1")
+    adapter = run("method.text_source=coop", method="xmadapter", folder="xmadapter/4shot/seed1")
+    plain = run(method="xmadapter", folder="plain/xmadapter/4shot/seed1")
+    texts = load_file(adapter.run_dir / "adapter.safetensors")["text_features"]
+    assert texts.norm(dim=-1) == pytest.approx([1.0] * 3, abs=1e-5)
+    assert "text_features" not in load_file(plain.run_dir / "adapter.safetensors")
+    (coop.run_dir / "config.yaml").unlink()
+    with pytest.raises(UserError, match="holds no finished CoOp run"):
+        run(
+            "method.text_source=coop",
+            "overwrite=true",
+            "seed=1",
+            "shots=3",
+            method="xmadapter",
+            folder="xmadapter/4shot/seed1",
+        )

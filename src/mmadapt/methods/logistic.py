@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 _SMALL = 10**8
 """Multiply-adds of an evaluation below which a second thread costs more than it brings."""
 
