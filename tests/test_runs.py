@@ -76,6 +76,7 @@ def test_every_method_runs_from_end_to_end(method, run):
     }
     assert not [key for key in load_file(outcome.run_dir / "adapter.safetensors") if key.startswith("clip.")]
     assert len(stored.data["draw_sha256"]) == 64
+    assert stored.provenance["command"] == "python -m mmadapt"
     assert stored.provenance["versions"]["torch"] == torch.__version__.split("+")[0]
 
 

@@ -1,10 +1,9 @@
-"""Where a number comes from: command, commit, versions, machine, time."""
+"""Where a number comes from: commit, versions, machine, time."""
 
 from __future__ import annotations
 
 import platform
 import resource
-import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -21,9 +20,8 @@ _PACKAGES = ("torch", "lightning", "open_clip_torch", "hydra-core", "torchmetric
 
 
 def provenance(device: torch.device, started: float, world_size: int) -> dict[str, Any]:
-    """Return what `Result.provenance` holds."""
+    """Return what `Result.provenance` holds beside the command, which the runner knows."""
     return {
-        "command": shlex.join(["python", "-m", "mmadapt", *sys.argv[1:]]),
         "versions": versions(),
         "git": git_state(),
         "hardware": torch.cuda.get_device_name(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,11 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
         from mmadapt.experiment import run
 
         result = run(config, key, run_dir)
-        typed = {"overrides": list(overrides), "choices": {group: choices[group] for group in _GROUPS}}
+        typed = {
+            "command": shlex.join(["python", "-m", "mmadapt", *overrides]),
+            "overrides": list(overrides),
+            "choices": {group: choices[group] for group in _GROUPS},
+        }
         result = replace(result, provenance={**result.provenance, **typed})
         (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
         result.write(run_dir)
