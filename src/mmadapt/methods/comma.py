@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.errors import UserError, one_of
 from mmadapt.methods.base import Batch
 from mmadapt.methods.comma_generators import AttentionGenerator, PairGenerator
 from mmadapt.methods.prompt_learning import PROMPT_STD, DeepPromptMethod, PromptRecipe
@@ -93,10 +93,10 @@ class COMMA(DeepPromptMethod):
         Raises:
             UserError: If a tower takes no prompts or a value makes no sense.
         """
-        _check("mode", mode, Mode)
+        one_of("method.mode", mode, get_args(Mode))
         kd_positions = kd_positions or ("all" if mode == "released" else "valid")
-        _check("kd_positions", kd_positions, KdPositions)
-        _check("collapse_remedy", collapse_remedy, Remedy)
+        one_of("method.kd_positions", kd_positions, get_args(KdPositions))
+        one_of("method.collapse_remedy", collapse_remedy, get_args(Remedy))
         generated = max(depth - 1, 0)
         super().__init__(clip, classes, depth=depth, n_ctx=n_ctx, ctx_init=ctx_init, text_features=text_features,
                          free_layers=0 if mode == "symmetric" else generated, **recipe)  # fmt: skip
@@ -186,14 +186,6 @@ class COMMA(DeepPromptMethod):
         states = F.normalize(taps[:, rows.to(taps.device), own.to(taps.device)].float(), dim=-1)
         for name, value in (("states", states), ("rows", rows), ("columns", columns)):
             self.register_buffer(f"teacher_{name}", value.to(taps.device), persistent=False)
-
-
-def _check(key: str, value: str, accepted: object) -> None:
-    options = get_args(accepted)
-    if value not in options:
-        raise UserError(
-            f"method.{key}={value!r} is unknown{did_you_mean(str(value), options)}. Use {', '.join(options)}."
-        )
 
 
 def prompt_spread(prompts: PromptSet) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, Unpack, get_args
+from typing import ClassVar, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +19,12 @@ from mmadapt.methods.cache_search import class_affinities, correct_for_votes
 from mmadapt.methods.coop_source import coop_text_features
 from mmadapt.methods.recipe import Recipe
 from mmadapt.methods.tip_adapter import TipAdapter, search_grid
+from mmadapt.methods.xm_evidence import Evidence, projection_map, unit_mean
 
 Fusion = Literal["learned", "confidence", "fixed", "image", "text"]
 HardWeight = Literal["class", "all", "focal", "none"]
 TextSource = Literal["template", "coop"]
 GAMMAS = tuple(i / 10 for i in range(11))
-
-
-class Evidence(NamedTuple):
-    """What is known of B images before fusion.
-
-    Attributes:
-        zero_shot: Scaled cosines with the class texts (B, C).
-        cosines: Cosines with the image keys (B, N).
-        text_cosines: Cosines with the class texts in the low dimension (B, C).
-    """
-
-    zero_shot: Tensor
-    cosines: Tensor
-    text_cosines: Tensor
 
 
 class XMAdapter(TipAdapter):
@@ -140,8 +127,8 @@ class XMAdapter(TipAdapter):
         self.coop_run, self.training_free = coop_run, training_free
         self.gamma = {"image": 1.0, "text": 0.0}.get(fusion, float(gamma))
         self.register_buffer("text_beta", torch.tensor(float(beta if text_beta is None else text_beta)))
-        self.img2txt = _projection(clip.dim, low_dim, projection)
-        self.meta_net = _projection(clip.dim, low_dim, projection)
+        self.img2txt = projection_map(clip.dim, low_dim, projection)
+        self.meta_net = projection_map(clip.dim, low_dim, projection)
         if fusion == "learned":
             self.gamma_logit = nn.Parameter(torch.logit(torch.tensor(self.gamma)))
         if text_source == "coop":  # these texts cannot be encoded again from the class names
@@ -247,7 +234,7 @@ class XMAdapter(TipAdapter):
         if self.hard_weight == "focal":
             difference = difference * (1 - torch.exp(-losses))
             return difference / difference.mean().clamp_min(1e-12)
-        return _unit_mean(difference)
+        return unit_mean(difference)
 
     @torch.no_grad()
     def search(self, val: FeatureSet) -> None:
@@ -290,15 +277,3 @@ class XMAdapter(TipAdapter):
             if better(self.fuse(image, text, gamma)):  # the logit is ±inf at the ends: its sigmoid is exact
                 self.gamma_logit.copy_(torch.logit(torch.tensor(gamma)))
                 self.tuned["gamma"] = gamma
-
-
-def _projection(dim: int, low_dim: int, kind: str) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(dim, low_dim, bias=False)
-    inner = max(dim // 16, 1)
-    return nn.Sequential(nn.Linear(dim, inner, bias=False), nn.ReLU(), nn.Linear(inner, low_dim, bias=False))
-
-
-def _unit_mean(difference: Tensor) -> Tensor:
-    """Return ``(1 + d / mean d) / 2``: 1 on average, and never below one half."""
-    return (1 + difference / difference.mean().clamp_min(1e-12)) / 2
