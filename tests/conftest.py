@@ -21,6 +21,13 @@ def small_clip() -> ClipBackbone:
 
 
 @pytest.fixture(scope="session")
+def counting_clip() -> ClipBackbone:
+    """The widths of ViT-B/16 and nothing else of it: parameters of prompts depend on widths alone."""
+    open_clip.add_model_config(DATA / "counting-clip.json")
+    return ClipBackbone("counting-clip", None)
+
+
+@pytest.fixture(scope="session")
 def write_image() -> Callable[..., Path]:
     """Write an image of noise that follows ``seed``; the suffix chooses the format."""
 

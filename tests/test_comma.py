@@ -7,7 +7,7 @@ import json
 import open_clip
 import pytest
 import torch
-from test_maple import CLASSES, counting_clip, naive_logits
+from test_maple import CLASSES, naive_logits
 from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
@@ -161,8 +161,8 @@ def test_without_weight_there_is_no_teacher(clip, batch):
         method.distance()
 
 
-def test_parameter_counts(tmp_path):
-    clip = counting_clip(tmp_path)
+def test_parameter_counts(counting_clip):
+    clip = counting_clip
     count = lambda **options: sum(p.numel() for p in COMMA(clip, PETS, **options).trainable_parameters())  # noqa: E731
     assert count() == 5_934_336
     assert count(mode="released", kd_positions="eos") == 403_200

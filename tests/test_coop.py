@@ -34,31 +34,6 @@ def clip(tmp_path_factory):
     return ClipBackbone("coop-clip", None, seed=1)
 
 
-def counting_clip(folder):
-    """The widths of ViT-B/16 and nothing else of it: parameters of prompts depend on widths alone."""
-    vision = {
-        "image_size": 32,
-        "patch_size": 16,
-        "width": 768,
-        "layers": 9,
-        "head_width": 64,
-        "mlp_ratio": 0.125,
-    }
-    text = {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 512,
-        "heads": 8,
-        "layers": 9,
-        "mlp_ratio": 0.125,
-    }
-    (folder / "counting-clip.json").write_text(
-        json.dumps({"embed_dim": 512, "vision_cfg": vision, "text_cfg": text})
-    )
-    open_clip.add_model_config(folder / "counting-clip.json")
-    return ClipBackbone("counting-clip", None)
-
-
 def batch(clip, count=8):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, clip.dim, generator=generator), torch.arange(count) % len(CLASSES)
@@ -109,8 +84,8 @@ def test_class_specific_contexts_that_agree_are_a_shared_one(clip):
     torch.testing.assert_close(own.ctx.grad.sum(0), shared.ctx.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_parameter_counts(tmp_path):
-    clip = counting_clip(tmp_path)
+def test_parameter_counts(counting_clip):
+    clip = counting_clip
     count = lambda **options: sum(p.numel() for p in CoOp(clip, CLASSES, **options).trainable_parameters())  # noqa: E731
     assert count(ctx_init="a photo of a") == 2_048
     assert count(n_ctx=16) == 8_192

@@ -38,31 +38,6 @@ def batch():
     return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 1])
 
 
-def counting_clip(folder):
-    """The widths of ViT-B/16 and nothing else of it: parameters of prompts depend on widths alone."""
-    vision = {
-        "image_size": 32,
-        "patch_size": 16,
-        "width": 768,
-        "layers": 9,
-        "head_width": 64,
-        "mlp_ratio": 0.125,
-    }
-    text = {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 512,
-        "heads": 8,
-        "layers": 9,
-        "mlp_ratio": 0.125,
-    }
-    (folder / "counting-clip.json").write_text(
-        json.dumps({"embed_dim": 512, "vision_cfg": vision, "text_cfg": text})
-    )
-    open_clip.add_model_config(folder / "counting-clip.json")
-    return ClipBackbone("counting-clip", None)
-
-
 def naive_logits(clip, names, text, vision, images):
     """Prompted towers as in the paper, over all positions: splice, replace before each block, pool."""
     owner, visual, n = clip.model, clip.model.visual, len(text[0])
@@ -114,8 +89,8 @@ def test_long_contexts_start_at_random(clip):
     assert method.ctx.std() < 0.04
 
 
-def test_parameter_counts(tmp_path):
-    clip = counting_clip(tmp_path)
+def test_parameter_counts(counting_clip):
+    clip = counting_clip
     for depth, count in ((9, 3_555_072), (3, 1_185_024)):
         method = MaPLe(clip, CLASSES, depth=depth)
         assert sum(p.numel() for p in method.trainable_parameters()) == count

@@ -53,7 +53,7 @@ def search_alpha_beta(
     Args:
         zero_shot: Scaled zero-shot logits L of the val images (V, C).
         cosines: Their products with the cache keys (V, N).
-        cache_labels: Class of each key (N,), sorted.
+        cache_labels: Class of each key (N,), in any order.
         labels: Class of each val image (V,).
         alphas: Rising grid of α ≥ 0.
         betas: Grid of β.
