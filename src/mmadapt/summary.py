@@ -34,10 +34,10 @@ def _scores(outcome: Outcome) -> Table:
     assert result is not None
     key = result.key
     table = Table(title=f"{key.method} · {key.data} · {key.clip} · {key.shots} shots · seed {key.seed}")
-    for column in ("set", "top-1 %", "macro top-1 %", "NLL", "ECE %", "images", "classes"):
+    for column in ("set", "top-1 %", "macro top-1 %", "top-5 %", "NLL", "ECE %", "images", "classes"):
         table.add_column(column, justify="left" if column == "set" else "right")
     for name, score in result.scores.items():
-        percent = (f"{100 * value:.2f}" for value in (score.top1, score.top1_macro))
+        percent = (f"{100 * value:.2f}" for value in (score.top1, score.top1_macro, score.top5))
         table.add_row(
             name, *percent, f"{score.nll:.4f}", f"{100 * score.ece:.2f}", str(score.total), str(score.classes)
         )

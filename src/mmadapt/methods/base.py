@@ -183,7 +183,10 @@ class Method(LightningModule, ABC):
     def _log_scores(self, prefix: str) -> None:
         score = self.scorer.compute()
         self.log_dict(
-            {f"{prefix}/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")}
+            {
+                f"{prefix}/{key}": float(getattr(score, key))
+                for key in ("top1", "top1_macro", "top5", "nll", "ece")
+            }
         )
         self.scorer.reset()
 
