@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -25,7 +26,7 @@ _outcomes: list[Outcome] = []
 
 @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def job(cfg: DictConfig) -> float | None:
-    """Run one composed configuration; the top-1 accuracy is what a Hydra sweeper may optimise."""
+    """Run one composed configuration; the accuracy on val, never on test, is what a sweeper may optimise."""
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
@@ -42,11 +43,13 @@ def job(cfg: DictConfig) -> float | None:
     _outcomes.append(outcome)
     if sweeping:
         _print_line(outcome, len(_outcomes))
-    return outcome.result.scores["test"].top1 if outcome.result else None
+    return outcome.result.selection.get("val_top1") if outcome.result else None
 
 
 def main() -> None:
     """Run the command; mistakes of the user end as one message and exit code 1."""
+    # The source of a protocol is its data set; Hydra can choose an option only by the name of its group.
+    sys.argv[1:] = [re.sub(r"^protocol\.source=", "data=", argument) for argument in sys.argv[1:]]
     asked_for_trace = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us instead of Hydra's own printout
     try:
@@ -82,9 +85,9 @@ def _print_line(outcome: Outcome, number: int) -> None:
     if outcome.status == "failed":
         print(f"[{number}] {shown}: failed. {outcome.error}", file=sys.stderr, flush=True)
         return
-    top1 = outcome.result.scores["test"].top1 if outcome.result else float("nan")
+    name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
     took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
-    print(f"[{number}] {shown}: top-1 {100 * top1:.2f} % ({took})", flush=True)
+    print(f"[{number}] {shown}: {name} {100 * value:.2f} % ({took})", flush=True)
 
 
 def _finish() -> None:

@@ -1,4 +1,4 @@
-"""One run from a resolved configuration: build, adapt, train, choose on val, score once on test."""
+"""One run from a resolved configuration: build, adapt, train, choose on val, then score every set once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from lightning import LightningDataModule, Trainer, seed_everything
 from safetensors.torch import save_file
 
@@ -24,8 +25,10 @@ from mmadapt.data.resident_images import ResidentImages
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureEncoder, open_store
 from mmadapt.methods.base import Method
+from mmadapt.protocols import Transfer, choose_classifier, scored_sets
 from mmadapt.provenance import peak_memory_mib, provenance
-from mmadapt.results import Result, RunKey
+from mmadapt.results import Classifier, Result, RunKey
+from mmadapt.scoring import Scoreboard, classified
 
 log = logging.getLogger(__name__)
 
@@ -55,32 +58,47 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     _quiet()
     seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("highest")
-    data: FewShotData = instantiate(config["data"], "data")
+    sets: dict[str, FewShotData] = {
+        name: instantiate(node, "data") for name, node in scored_sets(config).items()
+    }
+    source = next(iter(sets.values()))
     trainer = _trainer(config, run_dir)
     device = trainer.strategy.root_device
-    data.prepare_data()
-    data.setup("fit")
+    for data in sets.values():
+        data.prepare_data()
+        data.setup("fit")
+    plan = _Plan(config, key.method, sets)
+    plan.check(plan.method_class.transfer)
     clip = _backbone(json.dumps(config["clip"], sort_keys=True)).to(device)
     encoder = FeatureEncoder(clip, open_store(Path(config["paths"]["features"])))
     method: Method = instantiate(
         config["method"],
         "method",
         clip=clip,
-        classes=data.classes,
-        text_features=encoder.text_features(data.classes),
+        classes=source.classes,
+        text_features=encoder.text_features(source.classes),
     ).to(device)
-    resident = _resident(method, data, encoder, config["seed"], device)
+    classifiers = plan.check(method.transfer)
+    resident = _resident(method, source, encoder, config["seed"], device)
     selection = _adapt(method, resident, trainer, clock) if method.uses_shots else {"rule": "none"}
-    data.open_test()  # from here on nothing is chosen any more
-    trainer.test(method, datamodule=_TestOnly(resident), verbose=False)
-    clock.lap("eval_seconds")
     _save_weights(method, run_dir)
+    board = Scoreboard(trainer, confusion=config["save_confusion"], predictions=config["save_predictions"])
+    skipped = {}
+    for name, data in sets.items():  # from here on nothing is chosen any more
+        data.open_test()
+        if data is not source:
+            resident = _resident(method, data, encoder, config["seed"], device)
+        judge, labels = classified(method, classifiers[name], source, data, encoder)
+        board.add(name, judge, resident, classifiers[name], labels)
+        skipped[name] = resident.skipped
+    board.write(run_dir)
+    clock.lap("eval_seconds")
     trainable = sum(p.numel() for p in method.trainable_parameters())
     return Result(
         key=key,
-        scores={"test": method.final_score},
+        scores=board.scores,
         selection=selection,
-        data={**data.describe(), "test": method.final_score.total, "skipped": resident.skipped},
+        data={**source.describe(), "test": sum(s.total for s in board.scores.values()), "skipped": skipped},
         cost={
             "trainable_params": trainable,
             **clock.seconds,
@@ -123,12 +141,22 @@ def _adapt(
     if isinstance(data, ResidentData):
         method.search(data.val)
     clock.lap("search_seconds")
-    selection = {"rule": method.selection, "epoch": trainer.current_epoch, "tuned": dict(method.tuned)}
-    return (
-        selection
-        if keep_best is None
-        else {**selection, "epoch": keep_best.epoch, "val_top1": keep_best.score}
-    )
+    selection: dict[str, Any] = {
+        "rule": method.selection,
+        "epoch": trainer.current_epoch,
+        "tuned": dict(method.tuned),
+    }
+    if keep_best is not None:
+        selection |= {"epoch": keep_best.epoch, "val_top1": keep_best.score}
+    if isinstance(data, ResidentData) and len(data.val.labels):
+        selection["val_top1"] = _val_top1(method, data)  # after the search: of what is scored
+    return selection
+
+
+@torch.no_grad()
+def _val_top1(method: Method, data: ResidentData) -> float:
+    logits = method.eval()(data.val.image_features[0])
+    return float((logits.argmax(dim=1) == data.val.labels).float().mean())
 
 
 def _fit(trainer: Trainer, method: Method, data: LightningDataModule) -> KeepBest | None:
@@ -142,15 +170,20 @@ def _fit(trainer: Trainer, method: Method, data: LightningDataModule) -> KeepBes
     return keep_best
 
 
-class _TestOnly(LightningDataModule):
-    """Hands the unlocked test batches to ``Trainer.test`` and nothing else."""
+class _Plan:
+    """Which classifier each set gets; refuses a method where it is not defined, before anything is computed."""
 
-    def __init__(self, data: ResidentData | ResidentImages) -> None:
-        super().__init__()
-        self._data = data
+    def __init__(self, config: Mapping[str, Any], method: str, sets: Mapping[str, FewShotData]) -> None:
+        self.method, self.sets = method, sets
+        self.method_class: type[Method] = get_class(config["method"]["_target_"])
+        self.new_classes = config["protocol"].get("new_classes", "refuse")
 
-    def test_dataloader(self) -> Any:
-        return self._data.test_dataloader()
+    def check(self, transfer: Transfer) -> dict[str, Classifier]:
+        own = next(iter(self.sets.values())).class_keys
+        return {
+            name: choose_classifier(self.method, transfer, own, data.class_keys, name, self.new_classes)
+            for name, data in self.sets.items()
+        }
 
 
 def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:

@@ -22,6 +22,7 @@ PROTOCOL = 1
 
 RESULT_FILE = "result.json"
 DETAILS_FILE = "details.json"
+PREDICTIONS_FILE = "predictions.parquet"
 FAILURE_FILE = "failed.json"
 
 Classifier = Literal["own", "names", "sliced", "text_only"]
@@ -110,7 +111,7 @@ class Result:
         if len(scores) == 1:
             return "top-1", next(iter(scores.values())).top1
         targets = [score.top1 for name, score in scores.items() if name != self.key.data]
-        return "mean top-1 of targets", sum(targets) / len(targets)
+        return "mean of targets", sum(targets) / len(targets)
 
     def write(self, run_dir: Path) -> Path:
         """Write ``result.json`` atomically and remove the note of an earlier failure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import time
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.config import differences, fingerprint, resolve
 from mmadapt.errors import UserError
-from mmadapt.results import FAILURE_FILE, Result, RunKey, write_json
+from mmadapt.results import DETAILS_FILE, FAILURE_FILE, PREDICTIONS_FILE, Result, RunKey, write_json
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "run.log"
@@ -49,9 +50,9 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
     start = time.perf_counter()
     config = resolve(cfg)
     finished = Result.read(run_dir)
-    if finished is not None and finished.fingerprint == fingerprint(config):
+    if finished is not None and finished.fingerprint == fingerprint(config) and _has_files(config, run_dir):
         return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
-    if finished is not None and not config["overwrite"]:
+    if finished is not None and finished.fingerprint != fingerprint(config) and not config["overwrite"]:
         changed = differences(finished.config, config)
         listed = "; ".join(changed[:8]) + ("; …" if len(changed) > 8 else "")
         raise UserError(
@@ -80,6 +81,19 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
         (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
         result.write(run_dir)
     return Outcome("done", run_dir, time.perf_counter() - start, result)
+
+
+def _has_files(config: Mapping[str, Any], run_dir: Path) -> bool:
+    """Return whether a finished run left the files that are asked for now; else it is run again."""
+    if config["save_predictions"] and not (run_dir / PREDICTIONS_FILE).is_file():
+        return False
+    if not config["save_confusion"]:
+        return True
+    try:
+        sets = json.loads((run_dir / DETAILS_FILE).read_text(encoding="utf-8"))["sets"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return all("confusion" in details for details in sets.values())
 
 
 @contextmanager

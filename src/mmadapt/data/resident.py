@@ -82,6 +82,7 @@ class ResidentData(LightningDataModule):
         support: Training features (V, N, D), in the order of the draw.
         val: Validation features (1, N, D).
         skipped: Images left out because they cannot be decoded, by split.
+        test_names: Names of the scored images in their order, once the loader is made.
     """
 
     support: FeatureSet
@@ -138,5 +139,9 @@ class ResidentData(LightningDataModule):
 
     def _encode(self, kind: str, views: Views = Views()) -> FeatureSet:
         images = getattr(self.data, kind)
-        features, self.skipped[kind] = encode_split(self.encoder, self.data, images, kind, views)
+        features, bad = encode_split(self.encoder, self.data, images, kind, views)
+        self.skipped[kind] = len(bad)
+        if kind == "test":
+            left_out = set(bad)
+            self.test_names = [name for i, name in enumerate(images.names()) if i not in left_out]
         return FeatureSet(features.image_features.to(self.device), features.labels.to(self.device))
