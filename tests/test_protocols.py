@@ -52,7 +52,8 @@ def run(zoo, tmp_path, small_clip, monkeypatch):
 
     def execute(method, *arguments):
         monkeypatch.setattr(app, "_outcomes", [])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main() sets it; other tests must not see that
+        monkeypatch.delenv("HYDRA_FULL_ERROR")
         command = ["mmadapt", "--config-dir", str(zoo / "conf"), f"method={method}", "shots=2", "trainer=cpu",
                    "clip.arch=small-clip", "clip.pretrained=null", f"paths.features={zoo / 'features'}",
                    f"paths.results={tmp_path}", "logger=none", *arguments]  # fmt: skip

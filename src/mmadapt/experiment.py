@@ -83,14 +83,14 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     selection = _adapt(method, resident, trainer, clock) if method.uses_shots else {"rule": "none"}
     _save_weights(method, run_dir)
     board = Scoreboard(trainer, confusion=config["save_confusion"], predictions=config["save_predictions"])
-    skipped = {}
+    skipped: dict[str, int] = {}
     for name, data in sets.items():  # from here on nothing is chosen any more
         data.open_test()
         if data is not source:
             resident = _resident(method, data, encoder, config["seed"], device)
         judge, labels = classified(method, classifiers[name], source, data, encoder)
         board.add(name, judge, resident, classifiers[name], labels)
-        skipped[name] = resident.skipped
+        skipped |= {name if kind == "test" else kind: count for kind, count in resident.skipped.items()}
     board.write(run_dir)
     clock.lap("eval_seconds")
     trainable = sum(p.numel() for p in method.trainable_parameters())

@@ -157,11 +157,11 @@ def _composed(name: str) -> DictConfig:
             f"Choose from: {', '.join(sorted(options))}."
         )
     node: DictConfig = compose("config", overrides=[f"data={name}"]).data
-    if missing := sorted(OmegaConf.missing_keys(node)):
+    plain = OmegaConf.to_container(node)
+    assert isinstance(plain, dict)
+    if missing := [str(key) for key, value in plain.items() if value == "???"]:
         raise UserError(
             f"protocol.targets: data={name} does not say its {', '.join(missing)}. Give the set a YAML of its own, "
             "my_conf/data/<name>.yaml, and --config-dir my_conf."
         )
-    detached = OmegaConf.create(OmegaConf.to_container(node))
-    assert isinstance(detached, DictConfig)
-    return detached
+    return OmegaConf.create(plain)
