@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -22,6 +23,7 @@ from mmadapt.features import FeatureSet, Views, average_prompts
 from mmadapt.methods.recipe import Selection, check_recipe
 from mmadapt.metrics import Scorer
 from mmadapt.optim import Cosine
+from mmadapt.results import Score
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W) or raw image features (B, D), and their labels (B,)."""
@@ -42,10 +44,13 @@ class Method(LightningModule, ABC):
         uses_shots: Whether the method looks at training or validation images at all.
         image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
             and there are no features for `adapt` and `search`.
+        stackable: Whether runs of it may be trained together by `mmadapt.stack`: its `loss` is a function of
+            features, labels, registered tensors and attributes alone, and works below `torch.func.vmap`.
     """
 
     uses_shots: ClassVar[bool] = True
     image_level: ClassVar[bool] = False
+    stackable: ClassVar[bool] = False
     text_features: Tensor
 
     def __init__(
@@ -116,6 +121,14 @@ class Method(LightningModule, ABC):
     def search(self, val: FeatureSet) -> None:
         """Choose hyper-parameters on the validation images after training; note them in `tuned`."""
 
+    def draws_noise(self) -> bool:
+        """Return whether `loss` draws random numbers; then runs trained together would draw others than alone."""
+        return False
+
+    def is_enough(self, top1: float) -> bool:
+        """Say, after an epoch's top-1 on val, whether to stop training; asked with ``best_val`` alone."""
+        return False
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """Return the method's own parameters, in a fixed order."""
         return [p for p in self.parameters() if p.requires_grad]
@@ -156,20 +169,29 @@ class Method(LightningModule, ABC):
         if self._schedule is not None and self.schedule_by == "epoch":
             self._schedule.step()
         mean = torch.stack(losses).mean()
-        if not torch.isfinite(mean):
-            raise UserError(
-                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. "
-                "Lower method.optimizer.lr."
-            )
+        self.check_loss(float(mean), self.current_epoch + 1)
         self.log("train/loss", mean)
+
+    def check_loss(self, mean: float, epoch: int) -> None:
+        """Refuse a mean training loss that is no number.
+
+        Raises:
+            UserError: Naming the epoch, counted from 1.
+        """
+        if not math.isfinite(mean):
+            raise UserError(
+                f"The loss of {type(self).__name__} became {mean} in epoch {epoch}. Lower method.optimizer.lr."
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count what is right on val."""
         self.scorer.update(self(batch[0]), batch[1])
 
     def on_validation_epoch_end(self) -> None:
-        """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses."""
-        self._log_scores("val")
+        """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses; stop if asked to."""
+        score = self._log_scores("val")
+        if not self.trainer.sanity_checking and self.is_enough(score.top1):
+            self.trainer.should_stop = True
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score test images."""
@@ -177,15 +199,15 @@ class Method(LightningModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         """Log the final scores and leave them in `final_score`."""
-        self.final_score = self.scorer.compute()
-        self._log_scores("test")
+        self.final_score = self._log_scores("test")
 
-    def _log_scores(self, prefix: str) -> None:
+    def _log_scores(self, prefix: str) -> Score:
         score = self.scorer.compute()
         self.log_dict(
             {f"{prefix}/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")}
         )
         self.scorer.reset()
+        return score
 
     # --- Weights ---------------------------------------------------------------------------------------
 
