@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -46,11 +47,14 @@ class Method(LightningModule, ABC):
             `mmadapt.protocols.Transfer`.
         image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
             and there are no features for `adapt` and `search`.
+        stackable: Whether runs of it may be trained together by `mmadapt.stack`: its `loss` is a function of
+            features, labels, registered tensors and attributes alone, and works below `torch.func.vmap`.
     """
 
     uses_shots: ClassVar[bool] = True
     image_level: ClassVar[bool] = False
     transfer: Transfer = "names"
+    stackable: ClassVar[bool] = False
     text_features: Tensor
 
     def __init__(
@@ -140,6 +144,14 @@ class Method(LightningModule, ABC):
         """Return what is left for other classes of a method with ``transfer="text_only"``; see `for_classes`."""
         raise NotImplementedError(f"{type(self).__name__} has no text side of its own.")
 
+    def draws_noise(self) -> bool:
+        """Return whether `loss` draws random numbers; then runs trained together would draw others than alone."""
+        return False
+
+    def is_enough(self, top1: float) -> bool:
+        """Say, after an epoch's top-1 on val, whether to stop training; asked with ``best_val`` alone."""
+        return False
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """Return the method's own parameters, in a fixed order."""
         return [p for p in self.parameters() if p.requires_grad]
@@ -180,24 +192,33 @@ class Method(LightningModule, ABC):
         if self._schedule is not None and self.schedule_by == "epoch":
             self._schedule.step()
         mean = torch.stack(losses).mean()
-        if not torch.isfinite(mean):
-            raise UserError(
-                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. "
-                "Lower method.optimizer.lr."
-            )
+        self.check_loss(float(mean), self.current_epoch + 1)
         self.log("train/loss", mean)
+
+    def check_loss(self, mean: float, epoch: int) -> None:
+        """Refuse a mean training loss that is no number.
+
+        Raises:
+            UserError: Naming the epoch, counted from 1.
+        """
+        if not math.isfinite(mean):
+            raise UserError(
+                f"The loss of {type(self).__name__} became {mean} in epoch {epoch}. Lower method.optimizer.lr."
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count what is right on val."""
         self.scorer.update(self(batch[0]), batch[1])
 
     def on_validation_epoch_end(self) -> None:
-        """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses."""
+        """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses; stop if asked to."""
         score = self.scorer.compute()
         self.log_dict(
             {f"val/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")}
         )
         self.scorer.reset()
+        if not self.trainer.sanity_checking and self.is_enough(score.top1):
+            self.trainer.should_stop = True
 
     # --- Weights ---------------------------------------------------------------------------------------
 
