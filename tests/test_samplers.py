@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mmadapt.data.resident import EpochLoader, EvalLoader
-from mmadapt.data.samplers import ShardSampler, this_process
+from mmadapt.data.samplers import ShardSampler
 from mmadapt.features import FeatureSet
+from mmadapt.processes import this_process
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100])

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
+from mmadapt.ranks import is_main_process
 from mmadapt.runner import Outcome, execute
 
 register_resolvers()
@@ -91,7 +92,7 @@ def _print_line(outcome: Outcome, number: int) -> None:
 
 
 def _finish() -> None:
-    if _outcomes:
+    if _outcomes and is_main_process():
         from mmadapt.summary import print_summary
 
         print_summary(_outcomes)

@@ -20,6 +20,7 @@ def random_views(
     scale: tuple[float, float],
     generator: torch.Generator,
     device: torch.device,
+    share: slice = slice(None),
 ) -> Tensor:
     """Return one random view of each image (B, 3, H, W): random resized crop, flip, normalised.
 
@@ -29,9 +30,11 @@ def random_views(
         scale: Range of the crop's area as a share of the image.
         generator: Source of the draws; on the CPU, so that they do not depend on the device.
         device: Where the views are computed.
+        share: Which of the images are wanted; draws are made for all, so that shares make up the whole.
     """
     boxes = [crop_box(image.shape[1], image.shape[2], generator, scale) for image in images]
     flips = torch.rand(len(images), generator=generator) < 0.5
+    images, boxes, flips = images[share], boxes[share], flips[share]
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     pixels = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
     for canvas, image in zip(pixels, images, strict=True):

@@ -23,11 +23,12 @@ from mmadapt.data.resident import ResidentData
 from mmadapt.data.resident_images import ResidentImages
 from mmadapt.features import FeatureEncoder, FeatureSet, open_store
 from mmadapt.methods.base import Method
+from mmadapt.processes import all_processes, barrier, summed
 from mmadapt.protocols import Transfer, choose_classifier, scored_sets
 from mmadapt.provenance import peak_memory_mib, provenance
 from mmadapt.results import Classifier, Result, RunKey
 from mmadapt.scoring import Scoreboard, classified
-from mmadapt.trainer import build_trainer, quiet
+from mmadapt.trainer import build_trainer
 
 WEIGHTS_FILE = "adapter.safetensors"
 
@@ -94,34 +95,37 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     Raises:
         UserError: If the configuration or the data cannot be used as they are.
     """
-    prepared = prepare(config, key, run_dir)
-    return finish(prepared, fit(prepared))
+    trainer = build_trainer(config, run_dir)
+    with all_processes(trainer):
+        prepared = prepare(config, key, trainer)
+        return finish(prepared, fit(prepared))
 
 
-def prepare(config: Mapping[str, Any], key: RunKey, run_dir: Path, shots: Shots | None = None) -> Prepared:
+def prepare(config: Mapping[str, Any], key: RunKey, trainer: Trainer, shots: Shots | None = None) -> Prepared:
     """Build everything under the run's own seed and let the method see shots and val, up to training.
 
     Args:
         config: As for `run`.
         key: As for `run`.
-        run_dir: As for `run`.
+        trainer: The trainer of the run's folder, from `build_trainer`.
         shots: Features that other runs of this process hold; what is missing is added. None shares nothing.
 
     Raises:
         UserError: If the configuration or the data cannot be used as they are.
     """
     started, clock = time.time(), Clock()
-    quiet()
     seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("highest")
     sets: dict[str, FewShotData] = {
         name: instantiate(node, "data") for name, node in scored_sets(config).items()
     }
     source = next(iter(sets.values()))
-    trainer = build_trainer(config, run_dir)
     device = trainer.strategy.root_device
+    if trainer.local_rank == 0:
+        for data in sets.values():
+            data.prepare_data()
+    barrier()
     for data in sets.values():
-        data.prepare_data()
         data.setup("fit")
     method_class: type[Method] = get_class(config["method"]["_target_"])
     _classifiers(config, key, method_class.transfer, sets)  # refuse at once what the class alone refuses
@@ -148,7 +152,8 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
     trainer, encoder, source = prepared.trainer, prepared.encoder, prepared.resident.data
     run_dir, device = Path(trainer.default_root_dir), trainer.strategy.root_device
     selection = _select(prepared, trained) if method.uses_shots else {"rule": "none"}
-    _save_weights(method, run_dir)
+    if trainer.is_global_zero:
+        _save_weights(method, run_dir)
     board = Scoreboard(trainer, confusion=config["save_confusion"], predictions=config["save_predictions"])
     skipped: dict[str, int] = {}
     for name, data in prepared.sets.items():  # from here on nothing is chosen any more
@@ -159,7 +164,8 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
         judge, labels = classified(method, prepared.classifiers[name], source, data, encoder)
         board.add(name, judge, resident, prepared.classifiers[name], labels)
         skipped |= {name if kind == "test" else kind: count for kind, count in resident.skipped.items()}
-    board.write(run_dir)
+    if trainer.is_global_zero:
+        board.write(run_dir)
     clock.lap("eval_seconds")
     trainable = sum(p.numel() for p in method.trainable_parameters())
     return Result(
@@ -170,7 +176,7 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
         cost={
             "trainable_params": trainable,
             **clock.seconds,
-            "encoded": encoder.encoded,
+            "encoded": summed(encoder.encoded),
             "peak_memory_mib": peak_memory_mib(device),
         },
         fingerprint=fingerprint(config),

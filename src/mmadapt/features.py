@@ -20,6 +20,7 @@ from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet, FewShotData
 from mmadapt.data.images import BadImageError, FileHashes, ImageSet
 from mmadapt.errors import UserError
+from mmadapt.processes import barrier, this_process
 from mmadapt.progress import ProgressBar
 from mmadapt.store import FeatureStore
 
@@ -266,6 +267,13 @@ def encode_split(
 ) -> tuple[FeatureSet, list[int]]:
     """Encode a split of a data set under its rules for workers and bad images; see `without_bad`."""
     skip = data.on_bad_image == "skip"
+    rank, world_size = this_process()
+    if world_size > 1:  # each process encodes its share into the store, and then reads what the others did
+        mine = images.select(range(rank, len(images), world_size))
+        encoder.image_features(
+            mine, views, workers=data.num_workers, skip_bad=True, label=f"{data.name} {kind}"
+        )
+        barrier()
     features = encoder.image_features(
         images, views, workers=data.num_workers, skip_bad=skip, label=f"{data.name} {kind}"
     )

@@ -107,8 +107,9 @@ class Scorer(nn.Module):
 
     def _reliability(self) -> dict[str, list[float]]:
         """Return number, mean confidence and accuracy of each of the 15 bins; 0 where a bin is empty."""
-        confidence = torch.cat([c.flatten() for c in _listed(self.calibration.confidences)]).double()
-        right = torch.cat([r.flatten() for r in _listed(self.calibration.accuracies)]).double()
+        with self.calibration.sync_context():
+            confidence = torch.cat([c.flatten() for c in _listed(self.calibration.confidences)]).double()
+            right = torch.cat([r.flatten() for r in _listed(self.calibration.accuracies)]).double()
         # The bins of torchmetrics: left-closed, the last one closed on both sides.
         edges = torch.linspace(0, 1, ECE_BINS + 1, device=confidence.device, dtype=torch.float32)
         place = (torch.bucketize(confidence.float(), edges, right=True) - 1).clamp(0, ECE_BINS - 1)

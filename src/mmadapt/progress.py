@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from mmadapt.ranks import is_main_process
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ class ProgressBar:
         self._start = self._last = time.monotonic()
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
-        self._silent = os.environ.get("LOCAL_RANK", "0") != "0"
+        self._silent = not is_main_process()
 
     def advance(self, steps: int = 1) -> None:
         """Count finished steps."""

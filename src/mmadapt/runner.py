@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.config import differences, fingerprint, resolve
 from mmadapt.errors import UserError
+from mmadapt.ranks import is_main_process
 from mmadapt.results import DETAILS_FILE, FAILURE_FILE, PREDICTIONS_FILE, Result, RunKey, write_json
 
 CONFIG_FILE = "config.yaml"
@@ -49,6 +50,11 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
     """
     start = time.perf_counter()
     config = resolve(cfg)
+    key = _key(config, choices)
+    if not is_main_process():  # one of several processes of a run: the main one decides and writes
+        from mmadapt.experiment import run
+
+        return Outcome("done", run_dir, time.perf_counter() - start, run(config, key, run_dir))
     finished = Result.read(run_dir)
     if finished is not None and finished.fingerprint == fingerprint(config) and _has_files(config, run_dir):
         return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
@@ -59,15 +65,6 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
             f"{run_dir} holds a result of another configuration ({listed}). "
             "Use tag=<new> to keep both or overwrite=true to replace it."
         )
-    key = RunKey(
-        config["tag"],
-        config["protocol"]["name"],
-        config["clip"]["name"],
-        config["data"]["name"],
-        choices["method"],
-        config["shots"],
-        config["seed"],
-    )
     with _noted(run_dir, config, overrides):
         from mmadapt.experiment import run
 
@@ -81,6 +78,18 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
         (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
         result.write(run_dir)
     return Outcome("done", run_dir, time.perf_counter() - start, result)
+
+
+def _key(config: Mapping[str, Any], choices: Mapping[str, str]) -> RunKey:
+    return RunKey(
+        config["tag"],
+        config["protocol"]["name"],
+        config["clip"]["name"],
+        config["data"]["name"],
+        choices["method"],
+        config["shots"],
+        config["seed"],
+    )
 
 
 def _has_files(config: Mapping[str, Any], run_dir: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule, Trainer
@@ -35,6 +35,10 @@ class FinalScore(LightningModule):
         self.method, self.name, self.scorer = method, name, scorer
         self.labels = None if labels is None else torch.tensor(list(labels))
 
+    def cpu(self) -> Self:
+        """Stay on the device; see `Method.cpu`."""
+        return self
+
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score a batch of images or features and labels."""
         logits = self.method(batch[0])
@@ -44,7 +48,7 @@ class FinalScore(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the scores and leave them in `score`."""
-        self.score = self.scorer.compute()
+        self.score = self.scorer.compute()  # of all processes
         self.log_dict({f"{self.name}/{key}": float(getattr(self.score, key)) for key in METRICS})
 
 
@@ -93,7 +97,7 @@ class Scoreboard:
             self._predictions.append(_table(name, scorer.predictions(), resident.test_names, data.classes))
 
     def write(self, run_dir: Path) -> None:
-        """Write ``details.json`` and, if they were kept, ``predictions.parquet``."""
+        """Write ``details.json`` and, if they were kept, ``predictions.parquet``, sorted by set and image."""
         write_json(run_dir / DETAILS_FILE, {"schema": 1, "sets": self.details})
         if self.keep:
             _write_parquet(run_dir / PREDICTIONS_FILE, self._predictions)
@@ -129,7 +133,7 @@ def _write_parquet(path: Path, tables: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    whole = pa.concat_tables([pa.table(dict(table)) for table in tables])
+    whole = pa.concat_tables([pa.table(dict(table)).sort_by("image") for table in tables])
     temporary = path.with_name(f".{path.name}.tmp")
     parquet.write_table(whole, temporary)
     temporary.replace(path)

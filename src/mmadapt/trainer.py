@@ -12,6 +12,7 @@ from lightning import Trainer
 
 from mmadapt.config import instantiate
 from mmadapt.errors import UserError
+from mmadapt.ranks import is_main_process
 
 _LIVE_TRAINER = (
     "callbacks",
@@ -29,6 +30,7 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
     Raises:
         UserError: If a key of it is not the configuration's to set, or asks for what does not exist here.
     """
+    _quiet()
     node = dict(config["trainer"])
     for key in _LIVE_TRAINER:
         if key in node:
@@ -49,11 +51,6 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
         node, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    if trainer.world_size > 1:
-        raise UserError(
-            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet. "
-            "Use trainer.devices=1."
-        )
     return trainer
 
 
@@ -61,12 +58,13 @@ def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
     if not node:
         return False
     if str(node.get("_target_", "")).endswith("CSVLogger"):
-        (run_dir / "metrics.csv").unlink(missing_ok=True)
+        if is_main_process():
+            (run_dir / "metrics.csv").unlink(missing_ok=True)
         return instantiate(node, "logger", save_dir=run_dir, name="", version="")
     return instantiate(node, "logger", save_dir=run_dir)
 
 
-def quiet() -> None:
+def _quiet() -> None:
     """Keep Lightning's hints about devices and loaders out of a sweep's output."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,10 +9,14 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from mmadapt.data.base import FewShotData
-from mmadapt.data.samplers import ShardSampler, this_process
+from mmadapt.data.samplers import ShardSampler
 from mmadapt.features import FeatureEncoder, FeatureSet, Views, encode_split
+from mmadapt.processes import joined, this_process
 
 EVAL_BATCH = 8192
+
+WeightedBatch = tuple[tuple[Tensor, Tensor], float]
+"""Inputs and labels of this process's share of a batch, and the weight of its loss: 1 on a single device."""
 
 
 class EpochLoader:
@@ -20,7 +24,7 @@ class EpochLoader:
 
     In epoch e image i shows view ``(start_i + e) mod V``: every view is used equally often, as fresh
     augmentation would use them, and the order depends on seed and epoch alone. In a distributed run the
-    processes divide each batch evenly; of a batch that does not divide, the rest is left out.
+    processes divide each batch; with the weights of `share_of`, the mean of their gradients is the whole batch's.
     """
 
     def __init__(
@@ -29,15 +33,14 @@ class EpochLoader:
         """Hold the features (V, N, D) and labels (N,), and which process of how many this is."""
         self.features, self.batch_size, self.seed, self.epoch = features, batch_size, seed, 0
         self.shard = shard
-        last = len(features.labels) % batch_size
-        self.steps_per_epoch = len(features.labels) // batch_size + (last >= max(1, shard[1]))
+        self.steps_per_epoch = -(-len(features.labels) // batch_size)
         views, count = features.image_features.shape[:2]
         self._start = torch.randint(views, (count,), generator=torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
         return 1
 
-    def __iter__(self) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    def __iter__(self) -> Iterator[Iterator[WeightedBatch]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         yield self._batches(epoch)
 
@@ -48,14 +51,23 @@ class EpochLoader:
         order = torch.randperm(count, generator=generator)
         return order, ((self._start + epoch) % views)[order]
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int) -> Iterator[WeightedBatch]:
         features, labels = self.features
         order, view = (part.to(features.device) for part in self.order(epoch))
-        rank, world_size = self.shard
         for rows, chosen in zip(order.split(self.batch_size), view.split(self.batch_size), strict=True):
-            share = slice(rank, len(rows) - len(rows) % world_size, world_size)
-            if len(rows) >= world_size:
-                yield features[chosen[share], rows[share]], labels[rows[share]]
+            share, weight = share_of(len(rows), *self.shard)
+            yield (features[chosen[share], rows[share]], labels[rows[share]]), weight
+
+
+def share_of(size: int, rank: int, world_size: int) -> tuple[slice, float]:
+    """Return a process's share of a batch and the weight of its mean loss.
+
+    The mean over processes of the weighted means is the mean over the batch. A process that gets nothing
+    takes the first image with weight 0, so that it takes part in the exchange of gradients.
+    """
+    share = slice(rank, size, world_size)
+    count = len(range(size)[share])
+    return (share, count * world_size / size) if count else (slice(0, 1), 0.0)
 
 
 class EvalLoader:
@@ -145,6 +157,7 @@ class ResidentData(LightningDataModule):
         features, bad = encode_split(self.encoder, self.data, images, kind, views)
         self.skipped[kind] = len(bad)
         if kind == "test":
-            left_out = set(bad)
-            self.test_names = [name for i, name in enumerate(images.names()) if i not in left_out]
+            left_out, (rank, world_size) = set(bad), this_process()
+            names = [name for i, name in enumerate(images.names()) if i not in left_out]
+            self.test_names = joined(names[rank::world_size])
         return FeatureSet(features.image_features.to(self.device), features.labels.to(self.device))

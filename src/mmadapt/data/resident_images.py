@@ -16,6 +16,8 @@ from torchvision.transforms.functional import pil_to_tensor
 from mmadapt.augment import normalize, random_views
 from mmadapt.data.base import FewShotData
 from mmadapt.data.images import BadImageError, ImageSet
+from mmadapt.data.resident import WeightedBatch, share_of
+from mmadapt.processes import joined, summed, this_process
 from mmadapt.progress import ProgressBar
 from mmadapt.transforms import ImageTransform
 
@@ -67,11 +69,13 @@ class ResidentImages(LightningDataModule):
         if hasattr(self, "_train"):
             return
         self._train = list(self._decoded("train", self.data.train, self._shrunk))
-        self._val = list(self._decoded("val", self.data.val, self._pixels)) if self.validate else []
+        self._val = list(self._decoded("val", self.data.val, self._pixels, True)) if self.validate else []
 
     def train_dataloader(self) -> ImageEpochLoader:
         """Return the loader of whole epochs."""
-        return ImageEpochLoader(self._train, self._augment, self.batch_size, self.seed, self.device)
+        return ImageEpochLoader(
+            self._train, self._augment, self.batch_size, self.seed, self.device, this_process()
+        )
 
     def val_dataloader(self) -> ImageEvalLoader | tuple[()]:
         """Return the validation batches; none if no epoch is chosen by them."""
@@ -89,11 +93,11 @@ class ResidentImages(LightningDataModule):
         """
         images = self.data.test
         return ImageEvalLoader(
-            lambda: self._decoded("test", images, self.transform), len(images), self.device
+            lambda: self._decoded("test", images, self.transform, True), len(images), self.device
         )
 
-    def _augment(self, images: list[Tensor], generator: torch.Generator) -> Tensor:
-        return random_views(images, self.transform, self.crop_scale, generator, self.device)
+    def _augment(self, images: list[Tensor], generator: torch.Generator, share: slice) -> Tensor:
+        return random_views(images, self.transform, self.crop_scale, generator, self.device, share)
 
     def _shrunk(self, image: Image.Image) -> Tensor:
         """Return the whole image as uint8 (3, h, w), its shorter side limited."""
@@ -112,15 +116,17 @@ class ResidentImages(LightningDataModule):
         return ((self.transform(image) * std + mean) * 255).round().to(torch.uint8)
 
     def _decoded(
-        self, kind: str, images: ImageSet, function: Callable[[Image.Image], Tensor]
+        self, kind: str, images: ImageSet, function: Callable[[Image.Image], Tensor], shared_out: bool = False
     ) -> Iterator[Batch]:
-        """Yield each image that can be decoded with its label, and count the others."""
+        """Yield each image that can be decoded with its label, or this process's share, and count the others."""
         bar, bad = ProgressBar(f"reading {self.data.name} {kind}", len(images)), []
         names = []
         workers = self.data.num_workers
         if workers is None:
             workers = min(8, (os.cpu_count() or 1) - 1, len(images) // _IMAGES_PER_WORKER)
         order = sorted(range(len(images)), key=images.indices.__getitem__)  # sources read ahead
+        if shared_out:
+            order = order[this_process()[0] :: this_process()[1]]
         decoded = DataLoader(_Decoded(images, function), batch_size=None, sampler=order, num_workers=workers)
         try:
             for position, pixels in zip(order, decoded, strict=True):
@@ -135,9 +141,9 @@ class ResidentImages(LightningDataModule):
                 bad.append(name)
         finally:
             bar.close()
-        self.skipped[kind] = len(bad)
+        self.skipped[kind] = summed(len(bad)) if shared_out else len(bad)
         if kind == "test":
-            self.test_names = names
+            self.test_names = joined(names)
         if bad:
             log.warning("%d %s images cannot be decoded and are left out: %s%s",
                         len(bad), kind, ", ".join(bad[:5]), ", …" if len(bad) > 5 else "")  # fmt: skip
@@ -146,34 +152,37 @@ class ResidentImages(LightningDataModule):
 class ImageEpochLoader:
     """A data loader whose one item is a whole epoch, an iterator over shuffled batches of random views.
 
-    Order and crops depend on seed and epoch alone.
+    Order and crops depend on seed and epoch alone; processes divide a batch as in `EpochLoader`.
     """
 
     def __init__(
         self,
         images: list[Batch],
-        augment: Callable[[list[Tensor], torch.Generator], Tensor],
+        augment: Callable[[list[Tensor], torch.Generator, slice], Tensor],
         batch_size: int,
         seed: int,
         device: torch.device,
+        shard: tuple[int, int] = (0, 1),
     ) -> None:
         """Hold images (3, h, w) with their labels, and what makes a batch of views of them."""
         self.images, self.augment, self.batch_size, self.seed = images, augment, batch_size, seed
-        self.device, self.epoch = device, 0
+        self.device, self.epoch, self.shard = device, 0, shard
         self.steps_per_epoch = -(-len(images) // batch_size)
 
     def __len__(self) -> int:
         return 1
 
-    def __iter__(self) -> Iterator[Iterator[Batch]]:
+    def __iter__(self) -> Iterator[Iterator[WeightedBatch]]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         yield self._batches(epoch)
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int) -> Iterator[WeightedBatch]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         for rows in torch.split(torch.randperm(len(self.images), generator=generator), self.batch_size):
             images, labels = zip(*(self.images[row] for row in rows.tolist()), strict=True)
-            yield self.augment(list(images), generator), torch.stack(labels).to(self.device)
+            share, weight = share_of(len(rows), *self.shard)
+            views = self.augment(list(images), generator, share)
+            yield (views, torch.stack(labels)[share].to(self.device)), weight
 
 
 class ImageEvalLoader:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import distributed
 from torch.utils.data import Sampler
 
 
@@ -67,10 +66,3 @@ class ShardSampler(Sampler[int]):
     @property
     def _used(self) -> int:
         return self.size - self.size % self.world_size if self.even else self.size
-
-
-def this_process() -> tuple[int, int]:
-    """Return rank and number of processes; (0, 1) outside a distributed run."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1

@@ -176,14 +176,18 @@ class Method(LightningModule, ABC):
         half = self.clip.dtype == torch.float16 or self.trainer.precision == "16-mixed"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
-    def training_step(self, epoch: Iterable[Batch], batch_idx: int) -> None:
+    def training_step(self, epoch: Iterable[tuple[Batch, float]], batch_idx: int) -> None:
         """Run one epoch of resident batches; Lightning's own cost is then paid per epoch, not per step."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         losses = []
-        for batch in epoch:
-            loss = self.loss(batch)
+        for batch, weight in epoch:
+            loss = weight * self.loss(batch)
             optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-            self._scaler.scale(loss).backward()
+            scaled = self._scaler.scale(loss)
+            self.trainer.strategy.pre_backward(
+                scaled
+            )  # several processes: average the gradients of this step
+            scaled.backward()
             self._scaler.step(optimizer)  # type: ignore[arg-type]
             self._scaler.update()
             losses.append(loss.detach())
@@ -193,7 +197,7 @@ class Method(LightningModule, ABC):
             self._schedule.step()
         mean = torch.stack(losses).mean()
         self.check_loss(float(mean), self.current_epoch + 1)
-        self.log("train/loss", mean)
+        self.log("train/loss", mean, sync_dist=self.trainer.world_size > 1)
 
     def check_loss(self, mean: float, epoch: int) -> None:
         """Refuse a mean training loss that is no number.
@@ -219,6 +223,10 @@ class Method(LightningModule, ABC):
         self.scorer.reset()
         if not self.trainer.sanity_checking and self.is_enough(score.top1):
             self.trainer.should_stop = True
+
+    def cpu(self) -> Self:
+        """Stay on the device: Lightning would move the method, and the shared CLIP, after each fit and test."""
+        return self
 
     # --- Weights ---------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from mmadapt.processes import global_mean
+
 
 class Evidence(NamedTuple):
     """What is known of B images before fusion.
@@ -31,4 +33,4 @@ def projection_map(dim: int, low_dim: int, kind: str) -> nn.Module:
 
 def unit_mean(difference: Tensor) -> Tensor:
     """Return ``(1 + d / mean d) / 2``: 1 on average, and never below one half."""
-    return (1 + difference / difference.mean().clamp_min(1e-12)) / 2
+    return (1 + difference / global_mean(difference).clamp_min(1e-12)) / 2

@@ -20,6 +20,7 @@ from mmadapt.methods.coop_source import coop_text_features
 from mmadapt.methods.recipe import Recipe
 from mmadapt.methods.tip_adapter import TipAdapter, search_grid
 from mmadapt.methods.xm_evidence import Evidence, projection_map, unit_mean
+from mmadapt.processes import global_mean
 
 Fusion = Literal["learned", "confidence", "fixed", "image", "text"]
 HardWeight = Literal["class", "all", "focal", "none"]
@@ -248,7 +249,7 @@ class XMAdapter(TipAdapter):
             difference = (image - text).gather(1, labels[:, None]).squeeze(1).abs()
         if self.hard_weight == "focal":
             difference = difference * (1 - torch.exp(-losses))
-            return difference / difference.mean().clamp_min(1e-12)
+            return difference / global_mean(difference).clamp_min(1e-12)
         return unit_mean(difference)
 
     @torch.no_grad()
