@@ -36,8 +36,7 @@ def curves(table: Table, index: Mapping[str, int]) -> Markup | None:
     if not cells:
         return None
     place = _places(shots)
-    spread = [v for c in cells.values() for v in (c.mean - (c.std or 0), c.mean + (c.std or 0))]
-    low, high = padded(spread)
+    low, high = padded(v for cell in cells.values() for v in _spread(cell))
     edge = 0.35 if len(shots) > 1 else 1.0
     x = (place[shots[0]] - edge, place[shots[-1]] + edge)
     frame = Frame(f"{table.metric.label} against shots: {table.data}, {table.scored}", x, (low, high))
@@ -71,15 +70,17 @@ def base_new(table: Table, index: Mapping[str, int]) -> Markup | None:
             pairs[method] = base, new
     if not pairs:
         return None
-    x = padded((base.mean for base, _ in pairs.values()), 0.18, 4.0)
-    y = padded((new.mean for _, new in pairs.values()), 0.18, 4.0)
+    x, y = (
+        padded((v for pair in pairs.values() for v in _spread(pair[side])), 0.12, 4.0) for side in (0, 1)
+    )
     frame = Frame(f"New against base accuracy: {table.data}", x, y, (340, 300))
     frame.axes(ticks(*x), ticks(*y), ("base top1 (%)", "new top1 (%)"))
     for level, text in ticks(*_h_range(x, y), most=6):
-        if points := _iso(level, x, y):
+        points = _iso(level, x, y)
+        if len(points) > 5:
             frame.path(points, "iso")
-            at = points[len(points) // 2]
-            frame.text(frame.x(at[0]), frame.y(at[1]) - 3, f"H {text}", "ax iso-t")
+            at = points[-1]  # the lower end: good methods are up and to the right
+            frame.text(frame.x(at[0]), frame.y(at[1]) - 4, f"H {text}", "ax iso-t", "end")
     for method, (base, new) in pairs.items():
         h = table.cells[method, "H"]
         tip = f"{method}: base {_value(base, table)}, new {_value(new, table)}, H {_value(h, table)}"
@@ -163,8 +164,8 @@ def bars(table: Table, column: str | int, index: Mapping[str, int]) -> Markup | 
 
 
 def reliability(bins: Bins, method: str, index: Mapping[str, int], label: str) -> Markup:
-    """Draw accuracy against confidence in 15 bins; the thin bars below are the shares of the images."""
-    frame = Frame(f"Reliability of {method}: {label}", (0, 1), (0, 1), (228, 228), left=30)
+    """Draw accuracy against confidence in 15 bins; empty bins are left out."""
+    frame = Frame(f"Reliability of {method}: {label}", (0, 1), (0, 1), (184, 184), left=26)
     frame.axes(
         [(v, f"{v:g}") for v in (0, 0.5, 1)], [(v, f"{v:g}") for v in (0, 0.5, 1)], ("confidence", "")
     )
@@ -192,6 +193,10 @@ def _places(shots: Sequence[int]) -> dict[int, float]:
     """Return log2 of the shots, with 0 shots one step left of the smallest other number."""
     least = min((math.log2(k) for k in shots if k > 0), default=1.0)
     return {k: math.log2(k) if k > 0 else least - 1 for k in shots}
+
+
+def _spread(cell: Cell) -> tuple[float, float]:
+    return cell.mean - (cell.std or 0), cell.mean + (cell.std or 0)
 
 
 def _marker(index: int) -> int:

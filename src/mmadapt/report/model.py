@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from mmadapt.collect.consistency import count_shots, find_mixed, group_cells
@@ -57,10 +58,14 @@ class Block:
         """Methods in the order of the tables."""
         return sort_names({run.key.method for run in self.runs}, METHOD_ORDER)
 
-    @property
+    @cached_property
     def top_shots(self) -> int:
         """The largest number of shots."""
         return max(run.key.shots for run in self.runs)
+
+    @cached_property
+    def _shotless(self) -> set[str]:
+        return set(self.methods) - {run.key.method for run in self.runs if run.key.shots}
 
     @property
     def classifiers(self) -> str:
@@ -71,14 +76,23 @@ class Block:
                 sets[score.classifier].add(name)
         parts = []
         for rule, names in sorted(sets.items()):
-            where = f" ({', '.join(sort_data(names))})" if len(sets) > 1 else ""
+            listed = ", ".join(sort_data(names)) if len(names) <= 5 else f"{len(names)} data sets"
+            where = f" ({listed})" if len(sets) > 1 else ""
             parts.append(f"{CLASSIFIERS.get(rule, rule)}{where}")
         return "; ".join(parts)
 
+    def sorted_runs(self) -> list[Run]:
+        """Return the runs in the order of the tables."""
+        data = {name: place for place, name in enumerate(sort_data({run.key.data for run in self.runs}))}
+        method = {name: place for place, name in enumerate(self.methods)}
+        return sorted(
+            self.runs,
+            key=lambda run: (data[run.key.data], method[run.key.method], run.key.shots, run.key.seed),
+        )
+
     def shots_of(self, method: str) -> int:
         """The largest number of shots of the block, or 0 for a method that has only run without."""
-        shots = {run.key.shots for run in self.runs if run.key.method == method}
-        return 0 if shots == {0} else self.top_shots
+        return 0 if method in self._shotless else self.top_shots
 
 
 def build(runs: Sequence[Run], *, allow_mixed: bool = False) -> list[Block]:
@@ -189,7 +203,8 @@ def _transfer(runs: list[Run], metric: str, allow_mixed: bool) -> list[Named]:
         all_shots = sorted({table.shots for table in found if table.shots is not None}, reverse=True)
         for k in all_shots:
             by_set = {table.scored: table for table in found if table.shots == k}
-            targets = tuple(sort_data(name for name in by_set if name != source))
+            asked = dict.fromkeys(name for run in members for name in run.result.scores)
+            targets = tuple(name for name in asked if name in by_set and name != source)
             cells: dict[tuple[str, str | int], Cell] = {
                 (method, name): replace(cell, data=name)
                 for name, table in by_set.items()

@@ -22,7 +22,7 @@ TITLES = {
     "cross_dataset": "Cross-dataset",
     "domain_generalization": "Domain generalisation",
 }
-HEADLINES = {"shots": "top-1", "base_new": "H", "transfer": "mean top-1 of targets"}
+HEADLINES = {"shots": "top-1", "base_new": "H", "transfer": "mean top-1"}
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ def facts(runs: Sequence[Run], failures: Sequence[Failure]) -> list[tuple[str, s
 
 def codes(runs: Iterable[Run]) -> list[str]:
     """Return the versions of the code, with commit and a star if it had uncommitted changes."""
-    found = set()
+    found: dict[str, bool] = {}
     for run in runs:
         versions, git = (run.result.provenance.get(name) for name in ("versions", "git"))
         version = versions.get("mmadapt", "") if isinstance(versions, dict) else ""
         sha = str(git.get("sha", ""))[:9] if isinstance(git, dict) else ""
         text = " ".join(part for part in (f"mmadapt {version}" if version else "", sha) if part)
         if text:
-            found.add(text + ("*" if run.dirty else ""))
-    return sorted(found)
+            found[text] = found.get(text, False) or run.dirty
+    return [text + "*" * dirty for text, dirty in sorted(found.items())]
 
 
 def warnings(runs: Sequence[Run], failures: Sequence[Failure]) -> list[tuple[str, list[str]]]:
@@ -99,10 +99,8 @@ def warnings(runs: Sequence[Run], failures: Sequence[Failure]) -> list[tuple[str
         cells = [f"{m} on {d}, {count_shots(k)} ({p}, {c}): {why}" for (p, c, d, m, k), why in mixed.items()]
         found.append((f"{_count(len(mixed), 'cell')} of different configurations (marked †).", cells))
     versions = codes(runs)
-    if len({text.rstrip("*") for text in versions}) > 1:
-        found.append(
-            (f"The runs come from {len(versions)} versions of the code.", versions),
-        )
+    if len(versions) > 1:
+        found.append((f"The runs come from {len(versions)} versions of the code.", versions))
     broken = [
         f"{run.key.method}, {run.key.data}, {count_shots(run.key.shots)}, seed {run.key.seed}"
         for run in runs
@@ -129,8 +127,8 @@ def glance(blocks: Sequence[Block], methods: Sequence[str]) -> dict[str, Any]:
         for method in methods:
             cells[method].append(shown(found[method], table, means.get(method, math.nan) == best))
         sets = len(table.data_sets)
-        over = f"mean over {sets} {'targets' if block.kind == 'transfer' else 'data sets'}, " if sets > 1 else ""
-        columns.append((title(block, blocks), f"{over}{HEADLINES[block.kind]}, {count_shots(k)}"))
+        over = f", {sets} {'targets' if block.kind == 'transfer' else 'data sets'}" if sets > 1 else ""
+        columns.append((title(block, blocks), f"{HEADLINES[block.kind]}{over}, {count_shots(k)}"))
     return {"columns": columns, "rows": [(method, cells[method]) for method in methods]}
 
 

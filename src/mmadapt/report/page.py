@@ -35,9 +35,8 @@ def render(runs: Sequence[Run], failures: Sequence[Failure] = (), *, allow_mixed
     Raises:
         UserError: If results do not belong together or a file of details cannot be read.
     """
-    runs = sorted(runs, key=lambda run: (run.key.protocol, run.key.clip, run.key.data, run.key.method,
-                                         run.key.shots, run.key.seed))  # fmt: skip
     blocks = build(runs, allow_mixed=allow_mixed)
+    runs = [run for block in blocks for run in block.sorted_runs()]
     methods = sort_names({run.key.method for run in runs}, METHOD_ORDER)
     index = numbers(methods)
     details = {position: found for position, run in enumerate(runs) if (found := behind.read(run.path))}
@@ -63,7 +62,6 @@ def render(runs: Sequence[Run], failures: Sequence[Failure] = (), *, allow_mixed
         facts=overview.facts(runs, failures),
         warnings=overview.warnings(runs, failures),
         glance=overview.glance(blocks, methods),
-        legend=_legend(methods, index),
         index=index,
         blocks=[_block(block, blocks, index, details, positions) for block in blocks],
         data=Markup(rows.to_json(runs, details)),
@@ -109,6 +107,7 @@ def _block(
         "clip": block.clip,
         "protocol": block.protocol,
         "classifiers": block.classifiers,
+        "legend": _legend(block.methods, index),
         "figures": _figures(block, index),
         "tables": [(label, _table(table)) for label, table in block.accuracy],
         "calibration": [(label, _table(table)) for label, table in block.calibration],
@@ -251,7 +250,7 @@ def _cost(block: Block, index: Mapping[str, int]) -> dict[str, Any]:
     for method in block.methods:
         values = [columns[what].get((method, block.shots_of(method))) for what in _COSTS]
         if any(value is not None for value in values):
-            lines.append((method, [("–" if v is None else short(v), v) for v in values]))
+            lines.append((method, [("–" if v is None else write(v), v) for v, write in zip(values, _WRITE, strict=True)]))
     return {"figures": figures_, "columns": list(_COSTS), "rows": lines}
 
 
@@ -259,6 +258,7 @@ def _number(name: str) -> Any:
     return lambda cost: float(cost[name]) if isinstance(cost.get(name), int | float) else None
 
 
+_WRITE = (short, "{:,.0f}".format, "{:,.0f}".format)
 _COSTS = {
     "seconds to adapt": rows.adapt_seconds,
     "trainable parameters": _number("trainable_params"),

@@ -106,7 +106,7 @@
     ["ECE (%)", (run) => run.ece, (v) => fixed(v, 2, 100)],
     ["NLL", (run) => run.nll, (v) => fixed(v, 3)],
     ["Seconds", (run) => run.seconds, short],
-    ["Parameters", (run) => run.params, short],
+    ["Parameters", (run) => run.params, (v) => isNumber(v) ? v.toLocaleString("en") : v ?? "–"],
     ["Finished (UTC)", (run) => run.finished.replace("T", " ")],
   ].filter(([, , , keep]) => keep !== false);
   const head = $("#runs-table thead"), body = $("#runs-table tbody");
@@ -153,7 +153,7 @@
       const value = read(run);
       return el("td", { class: write ? "n" : null }, write ? write(value, run) : value);
     }));
-    if (run.name !== "top-1") line.cells[columns.findIndex(([label]) => label === "Score (%)")].prepend(el("small", {}, `${run.name} `));
+    if (run.name !== "top-1") line.cells[columns.findIndex(([label]) => label === "Score (%)")].prepend(el("small", { title: run.name }, `${run.name.split(" ")[0]} `));
     open.addEventListener("click", () => {
       const show = open.getAttribute("aria-expanded") !== "true";
       open.setAttribute("aria-expanded", show);
