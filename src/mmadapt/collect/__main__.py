@@ -43,7 +43,10 @@ exit status: 0 done (--check: complete), 1 a problem with the results (--check: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.html and (arguments.check or arguments.out or arguments.plot or arguments.format):
+        parser.error("--html writes one page of everything: leave out --check, --out, --plot and --format")
     try:
         return _collect(arguments)
     except UserError as error:

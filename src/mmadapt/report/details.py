@@ -82,7 +82,9 @@ def pool(parts: Sequence[SetDetails]) -> SetDetails:
     return SetDetails(classes, Bins(count, means[0], means[1]))
 
 
-def extremes(classes: Mapping[str, tuple[int, int]], worst: int = 5, best: int = 5) -> list[tuple[str, float]]:
+def extremes(
+    classes: Mapping[str, tuple[int, int]], worst: int = 5, best: int = 5
+) -> list[tuple[str, float]]:
     """Return the classes of lowest and highest accuracy, in [0, 1], lowest first; all if there are few."""
     order = sorted(
         ((name, correct / total) for name, (correct, total) in classes.items()), key=lambda item: item[1]

@@ -70,9 +70,7 @@ def base_new(table: Table, index: Mapping[str, int]) -> Markup | None:
             pairs[method] = base, new
     if not pairs:
         return None
-    x, y = (
-        padded((v for pair in pairs.values() for v in _spread(pair[side])), 0.12, 4.0) for side in (0, 1)
-    )
+    x, y = (padded((v for pair in pairs.values() for v in _spread(pair[side])), 0.12, 4.0) for side in (0, 1))
     frame = Frame(f"New against base accuracy: {table.data}", x, y, (340, 300))
     frame.axes(ticks(*x), ticks(*y), ("base top1 (%)", "new top1 (%)"))
     for level, text in ticks(*_h_range(x, y), most=6):
@@ -166,9 +164,7 @@ def bars(table: Table, column: str | int, index: Mapping[str, int]) -> Markup | 
 def reliability(bins: Bins, method: str, index: Mapping[str, int], label: str) -> Markup:
     """Draw accuracy against confidence in 15 bins; empty bins are left out."""
     frame = Frame(f"Reliability of {method}: {label}", (0, 1), (0, 1), (184, 184), left=26)
-    frame.axes(
-        [(v, f"{v:g}") for v in (0, 0.5, 1)], [(v, f"{v:g}") for v in (0, 0.5, 1)], ("confidence", "")
-    )
+    frame.axes([(v, f"{v:g}") for v in (0, 0.5, 1)], [(v, f"{v:g}") for v in (0, 0.5, 1)], ("confidence", ""))
     total, width = sum(bins.count), 1 / len(bins.count)
     inner = ""
     for i, (count, confidence, accuracy) in enumerate(

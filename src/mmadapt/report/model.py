@@ -39,7 +39,7 @@ class Block:
         protocol: Name of the protocol.
         clip: Name of the backbone.
         kind: How the numbers are shown: against shots, base against new, or by target data set.
-        runs: Its runs.
+        runs: Its runs, in the order of the tables.
         accuracy: Tables of top-1; the first is the most general.
         calibration: The same tables of the expected calibration error.
         headline: The one number per method and shots: average top-1, H of averages, or mean over targets.
@@ -81,15 +81,6 @@ class Block:
             parts.append(f"{CLASSIFIERS.get(rule, rule)}{where}")
         return "; ".join(parts)
 
-    def sorted_runs(self) -> list[Run]:
-        """Return the runs in the order of the tables."""
-        data = {name: place for place, name in enumerate(sort_data({run.key.data for run in self.runs}))}
-        method = {name: place for place, name in enumerate(self.methods)}
-        return sorted(
-            self.runs,
-            key=lambda run: (data[run.key.data], method[run.key.method], run.key.shots, run.key.seed),
-        )
-
     def shots_of(self, method: str) -> int:
         """The largest number of shots of the block, or 0 for a method that has only run without."""
         return 0 if method in self._shotless else self.top_shots
@@ -125,6 +116,11 @@ def kind_of(runs: Iterable[Run]) -> Kind:
 
 def _block(runs: list[Run], allow_mixed: bool) -> Block:
     kind = kind_of(runs)
+    data = {name: place for place, name in enumerate(sort_data({run.key.data for run in runs}))}
+    method = {
+        name: place for place, name in enumerate(sort_names((r.key.method for r in runs), METHOD_ORDER))
+    }
+    runs = sorted(runs, key=lambda r: (data[r.key.data], method[r.key.method], r.key.shots, r.key.seed))
     tables = {name: _TABLES[kind](runs, name, allow_mixed) for name in ("top1", "ece")}
     return Block(
         runs[0].key.protocol, runs[0].key.clip, kind, tuple(runs),
@@ -238,6 +234,7 @@ def average(parts: Sequence[Cell | None]) -> Cell | None:
 
 def _headline(kind: Kind, tables: Sequence[Named]) -> dict[tuple[str, int], Cell]:
     found: dict[tuple[str, int], Cell] = {}
+    columns: tuple[str | int, ...]
     whole = len(tables[0][1].data_sets) > 1
     for _, table in tables:
         if kind == "transfer":

@@ -60,7 +60,7 @@ def facts(runs: Sequence[Run], failures: Sequence[Failure]) -> list[tuple[str, s
         if run.result.provenance.get(name)
     )
     days = sorted({time[:10] for time in times})
-    found = [
+    return [
         ("Runs", f"{len(runs)} finished" + (f", {len(failures)} failed" if failures else "")),
         ("Protocols", ", ".join(sort_names({key.protocol for key in keys}, PROTOCOL_ORDER))),
         ("CLIP", ", ".join(sorted({key.clip for key in keys}))),
@@ -72,7 +72,6 @@ def facts(runs: Sequence[Run], failures: Sequence[Failure]) -> list[tuple[str, s
         ("Code", ", ".join(codes(runs)) or "not recorded"),
         ("Machine", ", ".join(sorted(_words(runs, "hardware"))) or "not recorded"),
     ]
-    return found
 
 
 def codes(runs: Iterable[Run]) -> list[str]:

@@ -36,7 +36,8 @@
 
   // Sorting: numbers start with the largest, texts with A; what is no number stays last.
   const compare = (a, b, direction) => {
-    if (isNumber(a) !== isNumber(b) || a === b) return isNumber(a) ? -1 : isNumber(b) ? 1 : 0;
+    if (a === b) return 0;
+    if (isNumber(a) !== isNumber(b)) return isNumber(a) ? -1 : 1;
     return direction * (isNumber(a) ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
   };
   const turn = (header, numeric) => {
