@@ -20,6 +20,7 @@ from mmadapt.collect.__main__ import main
 from mmadapt.errors import UserError
 from mmadapt.report import details, figures, render, svg, write_report
 from mmadapt.report.model import build, kind_of
+from mmadapt.report.rows import adapt_seconds
 from mmadapt.report.views import numbers
 from mmadapt.results import harmonic_mean
 
@@ -132,6 +133,12 @@ def test_pooled_bins_are_weighted_by_their_counts():
     assert pooled.bins.count == (4, 2)
     assert pooled.bins.confidence == pytest.approx((0.35, 0.8))
     assert pooled.bins.accuracy == pytest.approx((0.75, 0.5))
+
+
+def test_seconds_to_adapt_leave_out_encoding_and_evaluation():
+    assert adapt_seconds({"encode_seconds": 9.0, "train_seconds": 2.0, "search_seconds": 0.5}) == 2.5
+    assert adapt_seconds({"eval_seconds": 1.0}) == 0
+    assert adapt_seconds({}) is None
 
 
 # ---- figures -------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def base_new(table: Table, index: Mapping[str, int]) -> Markup | None:
     if not pairs:
         return None
     x, y = (padded((v for pair in pairs.values() for v in _spread(pair[side])), 0.12, 4.0) for side in (0, 1))
-    frame = Frame(f"New against base accuracy: {table.data}", x, y, (340, 300))
+    frame = Frame(f"New against base accuracy: {table.data}", x, y, (340, 304))
     frame.axes(ticks(*x), ticks(*y), ("base top1 (%)", "new top1 (%)"))
     for level, text in ticks(*_h_range(x, y), most=6):
         points = _iso(level, x, y)
@@ -145,7 +145,7 @@ def bars(table: Table, column: str | int, index: Mapping[str, int]) -> Markup | 
     if not cells:
         return None
     size = (340, 30 * len(cells) + 8)
-    frame = Frame(f"{table.metric.label} on {column}", (0, 100), (0, 1), size, left=4)
+    frame = Frame(f"{table.metric.label} on {column}", (0, 100), (0, 1), size, left=4, top=0)
     for row, (method, cell) in enumerate(cells):
         y, end = 30 * row + 16, frame.x(cell.mean)
         text = _value(cell, table).split(" (")[0]
@@ -163,7 +163,7 @@ def bars(table: Table, column: str | int, index: Mapping[str, int]) -> Markup | 
 
 def reliability(bins: Bins, method: str, index: Mapping[str, int], label: str) -> Markup:
     """Draw accuracy against confidence in 15 bins; empty bins are left out."""
-    frame = Frame(f"Reliability of {method}: {label}", (0, 1), (0, 1), (184, 184), left=26)
+    frame = Frame(f"Reliability of {method}: {label}", (0, 1), (0, 1), (184, 184), left=26, top=8)
     frame.axes([(v, f"{v:g}") for v in (0, 0.5, 1)], [(v, f"{v:g}") for v in (0, 0.5, 1)], ("confidence", ""))
     total, width = sum(bins.count), 1 / len(bins.count)
     inner = ""

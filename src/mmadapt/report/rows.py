@@ -21,9 +21,9 @@ SECONDS = ("adapt_seconds", "train_seconds", "search_seconds")
 
 
 def adapt_seconds(cost: Mapping[str, Any]) -> float | None:
-    """Return the seconds spent on adaptation, or None if they were not recorded."""
+    """Return the seconds spent on adaptation, 0 without any such phase, or None if no cost was recorded."""
     found = [float(cost[name]) for name in SECONDS if isinstance(cost.get(name), int | float)]
-    return sum(found) if found else None
+    return sum(found) if cost else None
 
 
 def to_json(runs: Sequence[Run], details: Mapping[int, Mapping[str, SetDetails]]) -> str:

@@ -35,6 +35,7 @@ class Frame:
         y: Range of the vertical axis.
         size: Width and height in CSS pixels; the figure is scaled to the width of its panel.
         left: Space for the tick labels of the vertical axis.
+        top: Space for the name of the vertical axis.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Frame:
         y: tuple[float, float],
         size: tuple[int, int] = (340, 236),
         left: int = 34,
+        top: int = 22,
     ) -> None:
         self.label, self.size = label, size
         width, height = size
-        self.box = (left, 8, width - 8, height - 34)
+        self.box = (left, top, width - 8, height - 34)
         self.x = scale(x, (self.box[0], self.box[2]))
         self.y = scale(y, (self.box[3], self.box[1]))
         self.parts: list[str] = []
@@ -73,7 +75,7 @@ class Frame:
         self, x: Sequence[tuple[float, str]], y: Sequence[tuple[float, str]], names: tuple[str, str]
     ) -> None:
         """Draw grid lines and tick labels, given as pairs of value and text, and name the axes."""
-        left, top, right, bottom = self.box
+        left, _, right, bottom = self.box
         for value, text in y:
             at = self.y(value)
             self.add(f'<path class="gr" d="M{left} {at:.1f}H{right}"/>')
@@ -85,7 +87,7 @@ class Frame:
         self.add(f'<path class="tk" d="M{left} {bottom}H{right}"/>')
         self.text((left + right) / 2, self.size[1] - 4, names[0], "ax name")
         if names[1]:
-            self.text(left + 4, top + 8, names[1], "ax name", "start")
+            self.text(0, 10, names[1], "ax name", "start")
 
     def point(self, x: float, y: float, marker: int, tip: str, std: float | None = None) -> str:
         """Return a marker with its tooltip and a bar of one standard deviation."""
