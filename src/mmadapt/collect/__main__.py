@@ -29,6 +29,7 @@ examples:
   python -m mmadapt.collect --view methods-by-data --shots 16  data sets in columns, with their average
   python -m mmadapt.collect --methods zero_shot,coop --metric ece --out ece.tex
   python -m mmadapt.collect --plot figures                     PNG and SVG, one per data set and average
+  python -m mmadapt.collect --html report.html                 one page to read, sort, filter and send
   python -m mmadapt.collect --check --seeds 1,2,3              missing runs, and the commands that run them
 
 Values are the mean ± sample standard deviation (ddof = 1) over seeds; (n) marks cells with fewer seeds than
@@ -42,7 +43,10 @@ exit status: 0 done (--check: complete), 1 a problem with the results (--check: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.html and (arguments.check or arguments.out or arguments.plot or arguments.format):
+        parser.error("--html writes one page of everything: leave out --check, --out, --plot and --format")
     try:
         return _collect(arguments)
     except UserError as error:
@@ -79,6 +83,14 @@ def _collect(arguments: argparse.Namespace) -> int:
         "methods": arguments.methods,
         "allow_mixed": arguments.allow_mixed,
     }
+    if arguments.html:
+        from mmadapt.report import write_report
+
+        shown = [run for run in selected if not arguments.methods or run.key.method in arguments.methods]
+        failures = [one for one in failures if one.key is None or wanted.admits(one.key)]
+        write_report(arguments.html, shown, failures, allow_mixed=arguments.allow_mixed)
+        print(f"wrote {arguments.html} ({arguments.html.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
+        return 0
     tables = summarise(selected, view=arguments.view, **options)
     if arguments.plot:
         from mmadapt.collect.plot import write_figures
@@ -163,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     write(
         "--plot-formats", type=_plot_formats, default=("png", "svg"), metavar="A,B", help="out of png,svg,pdf"
     )
+    write("--html", type=Path, metavar="FILE", help="no tables: everything on one self-contained page")
     write(
         "--check",
         action="store_true",
