@@ -1,4 +1,4 @@
-"""Fabricate folders of finished and failed runs."""
+"""Fabricate folders of finished and failed runs, and read tables back."""
 
 from __future__ import annotations
 
@@ -76,3 +76,14 @@ def fail(root: Path, error: str, **identity: Any) -> Path:
     path = folder(root, run)
     write_json(path / FAILURE_FILE, {"error": error, "config": {"tag": run.tag}})
     return path
+
+
+def rows(markdown: str, table: int = 0) -> dict[str, list[str]]:
+    """Return the cells of one Markdown table by row name."""
+    blocks = [block for block in markdown.split("\n\n") if block.startswith("|")]
+    parsed = [[part.strip() for part in line.strip("|").split("|")] for line in blocks[table].splitlines()]
+    return {row[0]: row[1:] for row in parsed}
+
+
+def captions(markdown: str) -> list[str]:
+    return [line for line in markdown.splitlines() if " accuracy (" in line and not line.startswith("|")]
