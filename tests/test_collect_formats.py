@@ -19,13 +19,14 @@ def test_latex(tmp_path, show):
     caption = (
         r"\caption{Top-1 accuracy (\%, $\uparrow$) on a\&b\_c; scored set: test; protocol: few\_shot, "
         r"version 1; CLIP: vit\_b16; mean $\pm$ sample standard deviation (ddof = 1) over n = 2 seeds, "
-        r"or over (n) where given; selection: last.}"
+        r"or over (n) where given; selection: last; tuned on validation images: none.}"
     )
     assert show("--format", "latex")[1].splitlines() == [
         r"% Needs \usepackage{booktabs}.",
         r"\begin{table}",
         r"\centering",
         caption,
+        r"\label{tab:few-shot-vit-b16-a-b-c-test-top1}",
         r"\begin{tabular}{lrr}",
         r"\toprule",
         r"top1 (\%) $\uparrow$ & 1 shot & 2 shots \\",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmadapt.collect import output, render
 from mmadapt.collect.check import check
 from mmadapt.collect.load import Filter, label_by_tag, nothing_found, scan
-from mmadapt.collect.summary import summarise
+from mmadapt.collect.summary import VIEWS, summarise
 from mmadapt.collect.table import METRICS
 from mmadapt.errors import UserError
 
@@ -141,9 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     show = parser.add_argument_group("what to show").add_argument
     show(
         "--view",
-        choices=("methods-by-shots", "methods-by-data"),
-        default="methods-by-shots",
-        help="rows-by-columns",
+        choices=tuple(VIEWS),
+        help="default: the one that suits the protocol of the runs",
     )
     show("--metric", choices=tuple(METRICS), default="top1", help="default: top1")
     show("--allow-mixed", action="store_true", help="accept different configurations in a cell, with a note")
