@@ -45,6 +45,9 @@ def add(
     scores: dict[str, Score] | None = None,
     config: dict[str, Any] | None = None,
     rule: str = "last",
+    tuned: dict[str, Any] | None = None,
+    cost: dict[str, float] | None = None,
+    hardware: str = "",
     dirty: bool = False,
     version: int = 1,
     **identity: Any,
@@ -54,9 +57,9 @@ def add(
     Result(
         key=run,
         scores=scores or {"test": score(top1)},
-        selection={"rule": rule},
+        selection={"rule": rule, **({"tuned": tuned} if tuned else {})},
         data={},
-        cost={},
+        cost=cost or {},
         fingerprint=f"{run}",
         config={
             "seed": run.seed,
@@ -64,7 +67,7 @@ def add(
             "method": {"lr": 0.002},
             **(config or {}),
         },
-        provenance={"git": {"dirty": dirty}},
+        provenance={"git": {"dirty": dirty}, **({"hardware": hardware} if hardware else {})},
         protocol=version,
     ).write(folder(root, run))
     return folder(root, run)

@@ -17,7 +17,7 @@ def series(figure):
 
 
 def test_figure_shows_the_table(tmp_path):
-    from mmadapt.collect.plot import draw
+    from mmadapt.collect.plot_shots import draw
 
     for shots, seed in itertools.product((1, 2, 4), (1, 2)):
         add(tmp_path, 0.4, method="zero_shot", shots=shots, seed=seed)
@@ -46,7 +46,7 @@ def test_figure_shows_the_table(tmp_path):
 
 
 def test_zero_shot_that_varies_is_a_series(tmp_path):
-    from mmadapt.collect.plot import draw
+    from mmadapt.collect.plot_shots import draw
 
     add(tmp_path, 0.4, method="zero_shot", shots=0)
     add(tmp_path, 0.5, method="zero_shot", shots=1)
@@ -56,7 +56,7 @@ def test_zero_shot_that_varies_is_a_series(tmp_path):
 
 
 def test_zero_shot_at_0_shots_is_a_line_and_needs_no_tick(tmp_path):
-    from mmadapt.collect.plot import draw
+    from mmadapt.collect.plot_shots import draw
 
     add(tmp_path, 0.4, method="zero_shot", shots=0)
     for shots, seed in itertools.product((1, 2), (1, 2)):
@@ -73,7 +73,7 @@ def test_zero_shot_at_0_shots_is_a_line_and_needs_no_tick(tmp_path):
 
 
 def test_names_at_line_ends_do_not_overlap(tmp_path):
-    from mmadapt.collect.plot import draw
+    from mmadapt.collect.plot_shots import draw
 
     for index in range(8):
         add(tmp_path, 0.5 + index / 10_000, method=f"m{index}")
@@ -93,8 +93,8 @@ def test_figure_files(tmp_path, show):
     status, _, _ = show("--plot", tmp_path / "a", "--view", "methods-by-data", root=tmp_path / "runs")
     assert status == 0
     names = {
-        f"few_shot-vit_b16-{data}-test-top1.{end}"
-        for data in ("dtd", "eurosat", "average")
+        f"few_shot-vit_b16-{data}-top1.{end}"
+        for data in ("dtd-test", "eurosat-test", "average-test", "panels-test")
         for end in ("png", "svg")
     }
     assert {path.name for path in (tmp_path / "a").iterdir()} == names

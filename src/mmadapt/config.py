@@ -19,10 +19,7 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError, did_you_mean
-
-_PACKAGE = Path(__file__).resolve().parent
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-"""The configuration folder: inside an installed package, at the top of a checkout."""
+from mmadapt.places import CONF_DIR as CONF_DIR
 
 TOP_LEVEL = (
     "clip",

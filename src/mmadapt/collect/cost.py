@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmadapt.collect.block import Block, Cells, average
-from mmadapt.collect.table import AVERAGE, Metric
+from mmadapt.collect.block import Block, Cells, average, combine
+from mmadapt.collect.table import AVERAGE, Cell, Metric
+from mmadapt.results import harmonic_mean
 
 if TYPE_CHECKING:
     from mmadapt.collect.load import Run
@@ -54,6 +55,10 @@ def by_cost(block: Block) -> list[Table]:
         for method in block.methods:
             at = block.at(method, shots)
             for name in map(str, metrics):
+                if name == HEADLINE and label == "H" and place == AVERAGE:
+                    cell, gap = _mean_h(block, method, at)
+                    cells |= {(method, name): cell} if cell else {}
+                    continue
                 single = {
                     data: block.cell((method, data, at), lambda run, name=name: value(run, name))  # type: ignore[misc]
                     for data in block.data_sets
@@ -77,6 +82,28 @@ def by_cost(block: Block) -> list[Table]:
             table.remarks = (*table.remarks, f"machine: {hardware[0]}")
         tables.append(table)
     return tables
+
+
+def _mean_h(block: Block, method: str, shots: int) -> tuple[Cell | None, str]:
+    """Return H of base and new averaged over the data sets, as in the view base-new."""
+    pair = []
+    for scored in ("base", "new"):
+
+        def top1(run: Run, scored: str = scored) -> float | None:
+            score = run.result.scores.get(scored)
+            return None if score is None else 100 * score.top1
+
+        single = {data: block.cell((method, data, shots), top1) for data in block.data_sets}
+        mean, gap = average(single)
+        if mean is None:
+            return None, gap
+        pair.append(mean)
+    values = {
+        seed: harmonic_mean(base, pair[1].values[seed])
+        for seed, base in pair[0].values.items()
+        if seed in pair[1].values
+    }
+    return (combine(pair, values), "") if values else (None, "")
 
 
 def _head(name: str | int, metric: Metric) -> str:

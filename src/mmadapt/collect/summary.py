@@ -34,6 +34,7 @@ def summarise(
     *,
     metric: str = "top1",
     view: View | None = None,
+    fallback: View = "methods-by-shots",
     sets: Sequence[str] = (),
     methods: Sequence[str] = (),
     allow_mixed: bool = False,
@@ -44,6 +45,7 @@ def summarise(
         runs: Results, from `load_results`.
         metric: One of `METRICS`.
         view: One of `VIEWS`; by default the one that suits each protocol.
+        fallback: The view of a protocol that none suits in particular, such as few_shot.
         sets: Scored sets to show; all by default.
         methods: Order of the rows; those not named are left out. All by default.
         allow_mixed: Accept results of different configurations in a cell, and say so in a note.
@@ -69,7 +71,7 @@ def summarise(
         rows = [name for name in methods or present if any(run.key.method == name for run in members)]
         if members:
             block = Block(protocol, clip, METRICS[metric], rows, members, mixed)
-            tables += _arrange(block, view, sets, found)
+            tables += _arrange(block, view, fallback, sets, found)
     if not tables and groups:
         protocols = ", ".join(sorted({cell[0] for cell in groups}))
         raise UserError(
@@ -79,8 +81,10 @@ def summarise(
     return tables
 
 
-def _arrange(block: Block, view: View | None, sets: Sequence[str], found: Sequence[str]) -> list[Table]:
-    chosen = view or _BY_PROTOCOL.get(block.protocol, "methods-by-shots")
+def _arrange(
+    block: Block, view: View | None, fallback: View, sets: Sequence[str], found: Sequence[str]
+) -> list[Table]:
+    chosen = view or _BY_PROTOCOL.get(block.protocol, fallback)
     if chosen == "cost":
         return by_cost(block)
     if chosen in _BY_PROTOCOL.values():
