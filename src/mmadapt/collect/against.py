@@ -33,7 +33,8 @@ def against(tables: Iterable[Table], rows: Iterable[Row]) -> list[Grid]:
     Args:
         tables: Top-1 tables whose columns are data sets, scored sets or targets.
         rows: Published numbers; those without a cell of ours are counted and left out. Numbers without shots
-            match a method of ours that uses none. An average matches only if ours is over the papers' data sets.
+            match a method of ours that uses none. An average matches only if ours is over the papers' data sets,
+            base and new only if they are halves of the classes.
     """
     tables = list(tables)
     ours = _index(tables)
@@ -46,8 +47,8 @@ def against(tables: Iterable[Table], rows: Iterable[Row]) -> list[Grid]:
         )
         lines, records, left_out = [], [], 0
         for row in ordered(members):
-            found = ours.get(_place(row), [])
-            left_out += not found
+            found = ours.get(_place(row), []) if row.comparable else []
+            left_out += not found and not row.computed
             for method, cell, table in found:
                 difference = cell.mean - row.accuracy
                 text = f"{difference:+.2f}".replace("-", "−")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def draw_base_new(table: Table, methods: Sequence[str] = ()) -> Figure:
     """Draw accuracy on new classes against base classes, with bars of one standard deviation and curves of equal H."""
-    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
     axes = figure.add_subplot()
     pairs = {m: (table.cells.get((m, "base")), table.cells.get((m, "new"))) for m in table.methods}
     drawn = _points(axes, pairs, methods or table.methods)
@@ -32,6 +32,7 @@ def draw_base_new(table: Table, methods: Sequence[str] = ()) -> Figure:
     axes.set_xlabel(f"Base classes: {table.metric.label.lower()} ({table.metric.unit})")
     axes.set_ylabel(f"New classes: {table.metric.label.lower()} ({table.metric.unit})")
     shots = count_shots(table.shots or 0)
+    _legend(figure, axes)
     title(figure, axes, f"{place_of(table)} · {shots}", details_of(table, _absent(len(pairs) - drawn)))
     return figure
 
@@ -79,7 +80,7 @@ def draw_targets(table: Table, methods: Sequence[str] = ()) -> Figure:
 
 def draw_cost(table: Table, methods: Sequence[str] = ()) -> Figure:
     """Draw the headline accuracy against trainable parameters and against the seconds of all phases."""
-    figure = Figure(figsize=(8.2, 3.8), layout="constrained")
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     missing = 0
     for index, column in enumerate(("trainable_params", "total_seconds")):
         axes = figure.add_subplot(1, 2, index + 1)
@@ -89,6 +90,7 @@ def draw_cost(table: Table, methods: Sequence[str] = ()) -> Figure:
         axes.set_xlabel(f"{metric.label} ({metric.measure})")
         axes.set_ylabel(f"{table.metric.label} ({table.metric.measure})")
     first = figure.axes[0]
+    _legend(figure, first)
     title(
         figure,
         first,
@@ -112,9 +114,6 @@ def _points(
             x.mean, y.mean, xerr=x.std or 0.0, yerr=y.std or 0.0, color=colour, label=method, markersize=6,
             marker=marker_of(method, methods), elinewidth=0.9, capsize=2, linestyle="none",
         )  # fmt: skip
-        axes.annotate(
-            method, (x.mean, y.mean), xytext=(6, 5), textcoords="offset points", fontsize=8, color=colour
-        )
     if log == "trainable_params" and drawn:
         axes.set_xscale("symlog", linthresh=100)
     elif log and drawn:
@@ -125,6 +124,12 @@ def _points(
     axes.grid(color="0.92", linewidth=0.8)
     axes.margins(0.15)
     return drawn
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Name the methods beside the axes: points lie too close together for names of their own."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
 
 
 def _curves_of_h(axes: Axes) -> None:

@@ -63,9 +63,10 @@ def draw_panels(tables: Sequence[Table], methods: Sequence[str] = ()) -> Figure:
         axes.set_title(
             heading, loc="left", fontsize=8, fontweight="bold" if table.data == AVERAGE else "normal"
         )
+        if index >= len(tables) - width:
+            axes.set_xlabel("Training images per class (shots)", fontsize=8)
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     first = tables[0]
-    figure.supxlabel("Training images per class (shots)", fontsize=9)
     figure.supylabel(f"{first.metric.label} ({first.metric.measure})", fontsize=9)
     figure.suptitle(
         details_of(max(tables, key=lambda table: table.n), first.scored), x=0.01, ha="left", fontsize=8

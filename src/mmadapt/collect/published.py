@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from mmadapt.collect.grid import Entry, Grid
 from mmadapt.collect.render import label_of
-from mmadapt.collect.table import AVERAGE, METHOD_ORDER, sort_data
+from mmadapt.collect.table import AVERAGE, METHOD_ORDER, sort_data, sort_names
 from mmadapt.errors import UserError
 from mmadapt.results import harmonic_mean
 
@@ -38,6 +39,8 @@ class Row:
         std: Its standard deviation if the source has one.
         source: Where the number is from.
         verified: Whether it was read in that source.
+        computed: Whether it is not a row of the files but computed from two.
+        comparable: Whether base and new are halves, as here; some repositories tried other ratios.
     """
 
     method: str
@@ -50,6 +53,8 @@ class Row:
     std: float | None
     source: str
     verified: bool
+    computed: bool = False
+    comparable: bool = True
 
 
 def backbone(name: str) -> str:
@@ -85,9 +90,11 @@ def _row(raw: dict[str, str]) -> Row:
         scored = "test"
     elif scored == "all" and raw["protocol"] in ("cross_dataset", "domain_generalization"):
         scored = data
+    ratio = re.search(r"base:new (\d+):(\d+)", raw["source"])
     return Row(
         raw["method"], backbone(raw["backbone"]), raw["protocol"], data, int(raw["shots"]), scored,
         float(raw["accuracy"]), float(raw["std"]) if raw["std"] else None, raw["source"], raw["verified"] == "read",
+        comparable=ratio is None or ratio[1] == ratio[2],
     )  # fmt: skip
 
 
@@ -106,7 +113,14 @@ def _with_h(rows: Sequence[Row]) -> list[Row]:
             h = round(harmonic_mean(base.accuracy, new.accuracy), 2)
             verified = base.verified and new.verified
             found.append(
-                replace(key, scored="H", accuracy=h, verified=verified, source=f"{key.source} (H computed)")
+                replace(
+                    key,
+                    scored="H",
+                    accuracy=h,
+                    verified=verified,
+                    computed=True,
+                    source=f"{key.source} (H computed)",
+                )
             )
     return found
 
