@@ -106,22 +106,14 @@ def _with_h(rows: Sequence[Row]) -> list[Row]:
             pairs.setdefault(key, {}).setdefault(row.scored, []).append(row)
     found = list(rows)
     for key, pair in pairs.items():
-        if all(
-            len(pair.get(name, [])) == 1 for name in ("base", "new")
-        ):  # several: no telling which belong together
-            base, new = pair["base"][0], pair["new"][0]
-            h = round(harmonic_mean(base.accuracy, new.accuracy), 2)
-            verified = base.verified and new.verified
-            found.append(
-                replace(
-                    key,
-                    scored="H",
-                    accuracy=h,
-                    verified=verified,
-                    computed=True,
-                    source=f"{key.source} (H computed)",
-                )
-            )
+        if any(len(pair.get(name, [])) != 1 for name in ("base", "new")):
+            continue  # no telling which belong together
+        base, new = pair["base"][0], pair["new"][0]
+        h, verified = harmonic_mean(base.accuracy, new.accuracy), base.verified and new.verified
+        source = f"{key.source} (H computed)"
+        found.append(
+            replace(key, scored="H", accuracy=round(h, 2), verified=verified, computed=True, source=source)
+        )
     return found
 
 

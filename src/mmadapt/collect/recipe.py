@@ -33,12 +33,13 @@ class Recipe:
     words: tuple[str, ...]
 
 
-def read_recipe(name: str, folder: Path = CONF_DIR / "experiment") -> Recipe:
+def read_recipe(name: str, folder: Path | None = None) -> Recipe:
     """Read a recipe without composing its configuration.
 
     Raises:
         UserError: If there is no such recipe, or its ``tag`` or ``report`` make no sense.
     """
+    folder = folder or CONF_DIR / "experiment"
     path = folder / f"{name}.yaml"
     names = sorted(file.stem for file in folder.glob("*.yaml"))
     if name not in names:
