@@ -44,7 +44,8 @@ def test_golden_comparison(tmp_path, show):
         0,
         "Top-1 accuracy: coop − ape in percentage points, positive where coop is better; scored: test; protocol: "
         "few_shot, version 1; CLIP: vit_b16; mean difference [95 % interval of Student's t, n − 1 degrees of freedom] "
-        "(n) over the n seeds that both have, no interval for n = 1. Average: mean per seed over all of them, then "
+        "(n) over the n seeds that both have, no interval for n = 1; selection: last; tuned on validation images: "
+        "none. Average: mean per seed over all of them, then "
         "paired over seeds.\n"
         "\n"
         "| data    |                  4 shots |   16 shots |\n"

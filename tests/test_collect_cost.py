@@ -21,7 +21,8 @@ def test_golden_table(tmp_path, show):
         0,
         "Cost and accuracy (top-1) on dtd, 1 shot; scored set: test; protocol: few_shot, version 1; CLIP: vit_b16; "
         "mean ± sample standard deviation (ddof = 1) over n = 2 seeds, or over (n) where given; total: all recorded "
-        "phases; a run that finds its features in the store does not encode them again; machine: H200; "
+        "phases; a run that finds its features in the store does not encode them again; "
+        "peak memory: of the GPU, or else of the whole process; machine: H200; "
         "selection: last (coop), none (zero_shot).\n"
         "\n"
         "| method    | parameters ↓ |  train (s) ↓ |  total (s) ↓ | peak memory (MiB) ↓ |      top-1 (%) ↑ |\n"

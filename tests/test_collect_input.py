@@ -72,7 +72,8 @@ def test_no_heavy_imports(tmp_path):
     add(tmp_path, 0.5)
     code = (
         "import sys; from mmadapt.collect.__main__ import main; status = main(sys.argv[1:]);"
-        "heavy = {'torch', 'lightning', 'open_clip', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules);"
+        "heavy = {'torch', 'lightning', 'open_clip', 'pandas', 'matplotlib', 'numpy', 'scipy', 'hydra', 'omegaconf'}"
+        " & set(sys.modules);"
         "sys.exit(f'{status} {heavy}' if status or heavy else 0)"
     )
     done = subprocess.run(

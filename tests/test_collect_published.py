@@ -70,7 +70,8 @@ def test_golden_comparison(tmp_path, show):
     assert (status, err) == (0, "")
     assert out.split("\n\n", 2)[2] == (
         "Top-1 accuracy (%) beside published numbers, difference ours − published in percentage points; protocol: "
-        "base_to_new, version 1; CLIP: vit_b16; ours: mean ± sample standard deviation (ddof = 1) over n = 2 seeds.\n"
+        "base_to_new, version 1; CLIP: vit_b16; ours: mean ± sample standard deviation (ddof = 1) over n = 2 seeds; "
+        "selection: last; tuned on validation images: none.\n"
         "\n"
         "| method | data | shots | set  | source                                   |     ours (%) | published (%) |"
         " difference |\n"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mmadapt.collect.grid import Entry, Grid
 from mmadapt.collect.notes import marks_of
 from mmadapt.collect.published import LEGEND, UNVERIFIED, Row, grouped, names_of, ordered
-from mmadapt.collect.render import display, label_of, spread
+from mmadapt.collect.render import display, label_of, selection, spread
 from mmadapt.collect.table import AVERAGE, Cell, Table
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def against(tables: Iterable[Table], rows: Iterable[Row]) -> list[Grid]:
         caption = (
             f"Top-1 accuracy (%) beside published numbers, difference ours − published in percentage points; "
             f"protocol: {protocol}, version {shown[0].version}; CLIP: {clip}; ours: "
-            f"{spread(max(shown, key=lambda table: table.n))}."
+            f"{spread(max(shown, key=lambda table: table.n))}; {selection(shown)}."
         )
         header = ["method", "data", "shots", "set", "source", "ours (%)", "published (%)", "difference"]
         grids.append(Grid(caption, header, lines, label_of(("against", protocol, clip)), notes, 5, records))

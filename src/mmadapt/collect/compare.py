@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmadapt.collect.consistency import count_shots
 from mmadapt.collect.grid import Entry, Grid
 from mmadapt.collect.notes import MIXED, marks_of
-from mmadapt.collect.render import label_of
+from mmadapt.collect.render import label_of, selection
 from mmadapt.collect.student import interval
 from mmadapt.collect.table import AVERAGE, Cell, Metric, Table
 from mmadapt.errors import UserError
@@ -123,7 +123,7 @@ def _grid(tables: list[Table], one: str, other: str) -> Grid:
         f"{first.metric.label}{about}{at}: {one} − {other} in {unit}, positive where {better} is better; "
         f"scored: {first.scored}; protocol: {first.protocol}, version {first.version}; CLIP: {first.clip}; "
         "mean difference [95 % interval of Student's t, n − 1 degrees of freedom] (n) over the n seeds that both "
-        f"have, no interval for n = 1.{overall}"
+        f"have, no interval for n = 1; {selection(tables)}.{overall}"
     )
     parts = [first.protocol, first.clip, one, other, first.metric.name, at]
     return Grid(

@@ -26,6 +26,8 @@ _HEADS = {"trainable_params": "parameters", "train_seconds": "train", "total_sec
           "peak_memory_mib": "peak memory"}  # fmt: skip
 _TOTAL = "total: all recorded phases; a run that finds its features in the store does not encode them again"
 
+_MEMORY = "peak memory: of the GPU, or else of the whole process"
+
 
 def value(run: Run, name: str) -> float | None:
     """Return a cost of a run, or None if it is not recorded."""
@@ -43,7 +45,7 @@ def by_cost(block: Block) -> list[Table]:
 
     With several data sets the numbers are means over data sets, and only if every one is there.
     """
-    label = next(iter(block.runs)).result.headline()[0]
+    label = next((run.result.headline()[0] for run in block.runs if run.result.scores), "top-1")
     headline = Metric(HEADLINE, label, "%", 100.0, 2, True)
     metrics: dict[str | int, Metric] = {**COSTS, HEADLINE: headline}
     place = AVERAGE if len(block.data_sets) > 1 else block.data_sets[0]
@@ -70,7 +72,7 @@ def by_cost(block: Block) -> list[Table]:
                     gaps.setdefault((method, at), gap)
         table = block.table(
             shots, place, tuple(metrics), cells, [], gaps, metric=headline, metrics=metrics, view="cost",
-            scored=", ".join(sets), subject=f"Cost and accuracy ({label})", remarks=(_TOTAL,),
+            scored=", ".join(sets), subject=f"Cost and accuracy ({label})", remarks=(_TOTAL, _MEMORY),
             heads={name: _head(name, metric) for name, metric in metrics.items()},
         )  # fmt: skip
         hardware = sorted(

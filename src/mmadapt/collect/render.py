@@ -45,12 +45,27 @@ def caption(table: Table, *, full: bool = False) -> str:
     what = table.subject if table.view == "cost" else f"{metric.label} ({metric.measure})"
     sets = f"scored set{'s' if ',' in table.scored else ''}: {table.scored}"
     remarks = "".join(f"; {remark}" for remark in table.remarks)
-    tuned = f"; tuned on validation images: {of_tuned(table.tuned)}" if table.tuned or full else ""
     return (
         f"{what}{where}{at}; {sets}; "
         f"protocol: {table.protocol}, version {table.version}; CLIP: {table.clip}; {spread(table)}"
-        f"{remarks}; selection: {of_rules(table.rules)}{tuned}."
+        f"{remarks}; {selection([table], full=full)}."
     )
+
+
+def selection(tables: Iterable[Table], *, full: bool = True) -> str:
+    """Return how epochs and hyper-parameters were chosen; ``full`` also says so if none was tuned."""
+    tables = list(tables)
+    rules: dict[str, dict[str, None]] = {}
+    tuned: dict[str, dict[str, None]] = {}
+    for table in tables:
+        for rule, methods in table.rules.items():
+            rules.setdefault(rule, {}).update(dict.fromkeys(methods))
+        for method, names in table.tuned.items():
+            tuned.setdefault(method, {}).update(dict.fromkeys(names))
+    text = f"selection: {of_rules({rule: tuple(methods) for rule, methods in sorted(rules.items())})}"
+    if not tuned and not full:
+        return text
+    return f"{text}; tuned on validation images: {of_tuned({name: tuple(at) for name, at in tuned.items()})}"
 
 
 def spread(table: Table) -> str:
