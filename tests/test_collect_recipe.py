@@ -56,6 +56,13 @@ def test_what_is_typed_goes_before_the_recipe(tmp_path, show, conf):
     assert (status, "No result has method 'zero_shot'" in err) == (1, True)  # typed: a mistake
 
 
+def test_a_recipe_without_any_of_its_methods_is_not_all_methods(tmp_path, show, conf):
+    conf(RECIPE.replace("zero_shot, coop", "comma"))
+    add_runs(tmp_path / "runs")
+    status, out, err = show("--experiment", "study", root=tmp_path / "runs")
+    assert (status, out, "No result has method 'comma'" in err) == (1, "", True)
+
+
 def test_check_knows_the_grid_of_the_recipe(tmp_path, show, conf):
     conf(RECIPE.replace("zero_shot, coop", "coop"))
     add_runs(tmp_path / "runs")

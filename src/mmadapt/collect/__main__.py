@@ -111,9 +111,10 @@ def _relax(options: argparse.Namespace, runs: Sequence[Run]) -> None:
         else:
             found = {getattr(run.key, _FIELDS[name]) for run in runs}
         wanted = getattr(options, name)
-        setattr(options, name, tuple(value for value in wanted if value in found))
-        absent = ", ".join(str(value) for value in wanted if value not in found)
-        if absent:
+        there = tuple(value for value in wanted if value in found)
+        if there and there != wanted:  # with none of them there is nothing to show, which is an error
+            setattr(options, name, there)
+            absent = ", ".join(str(value) for value in wanted if value not in found)
             print(f"no results yet of {name}: {absent} (--check lists what is missing)", file=sys.stderr)
 
 
