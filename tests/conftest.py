@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mmadapt.clip import ClipBackbone
+from mmadapt.collect.__main__ import main
 
 DATA = Path(__file__).parent / "data"
 
@@ -52,3 +53,15 @@ def write_tree(write_image: Callable[..., Path]) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line of the tables on tmp_path; return exit status, stdout and stderr."""
+
+    def run(*arguments: object, root: Path = tmp_path) -> tuple[int, str, str]:
+        status = main([str(root), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run

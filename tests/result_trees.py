@@ -1,4 +1,4 @@
-"""Fabricate folders of finished and failed runs."""
+"""Fabricate folders of finished and failed runs, and read tables back."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ def add(
     scores: dict[str, Score] | None = None,
     config: dict[str, Any] | None = None,
     rule: str = "last",
+    tuned: dict[str, Any] | None = None,
+    cost: dict[str, float] | None = None,
+    hardware: str = "",
     dirty: bool = False,
     version: int = 1,
     **identity: Any,
@@ -54,9 +57,9 @@ def add(
     Result(
         key=run,
         scores=scores or {"test": score(top1)},
-        selection={"rule": rule},
+        selection={"rule": rule, **({"tuned": tuned} if tuned else {})},
         data={},
-        cost={},
+        cost=cost or {},
         fingerprint=f"{run}",
         config={
             "seed": run.seed,
@@ -64,7 +67,7 @@ def add(
             "method": {"lr": 0.002},
             **(config or {}),
         },
-        provenance={"git": {"dirty": dirty}},
+        provenance={"git": {"dirty": dirty}, **({"hardware": hardware} if hardware else {})},
         protocol=version,
     ).write(folder(root, run))
     return folder(root, run)
@@ -76,3 +79,14 @@ def fail(root: Path, error: str, **identity: Any) -> Path:
     path = folder(root, run)
     write_json(path / FAILURE_FILE, {"error": error, "config": {"tag": run.tag}})
     return path
+
+
+def rows(markdown: str, table: int = 0) -> dict[str, list[str]]:
+    """Return the cells of one Markdown table by row name."""
+    blocks = [block for block in markdown.split("\n\n") if block.startswith("|")]
+    parsed = [[part.strip() for part in line.strip("|").split("|")] for line in blocks[table].splitlines()]
+    return {row[0]: row[1:] for row in parsed}
+
+
+def captions(markdown: str) -> list[str]:
+    return [line for line in markdown.splitlines() if " accuracy (" in line and not line.startswith("|")]

@@ -18,8 +18,8 @@ from hydra.utils import get_class, get_method
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mmadapt.conf_dir import CONF_DIR as CONF_DIR
 from mmadapt.errors import UserError, did_you_mean
+from mmadapt.places import CONF_DIR as CONF_DIR
 from mmadapt.protocols import add_target_nodes, scored_sets
 
 TOP_LEVEL = (
@@ -36,8 +36,9 @@ TOP_LEVEL = (
     "overwrite",
     "save_predictions",
     "save_confusion",
+    "report",
 )
-_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion")
+_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion", "report")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip

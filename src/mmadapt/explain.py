@@ -13,8 +13,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapt.conf_dir import CONF_DIR
 from mmadapt.errors import did_you_mean
+from mmadapt.places import CONF_DIR
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from mmadapt.conf_dir import CONF_DIR
 from mmadapt.errors import UserError, did_you_mean, one_of
+from mmadapt.places import CONF_DIR
 from mmadapt.results import Classifier
 
 Transfer = Literal["names", "text_only", "none"]

@@ -8,9 +8,13 @@ From a notebook::
     to_frame(tables)
 """
 
+from mmadapt.collect.against import against
 from mmadapt.collect.check import check
+from mmadapt.collect.compare import compare
+from mmadapt.collect.grid import Grid
 from mmadapt.collect.load import Filter, load_results
 from mmadapt.collect.output import records, to_csv, to_frame, to_json
+from mmadapt.collect.published import published
 from mmadapt.collect.render import to_latex, to_markdown
 from mmadapt.collect.summary import summarise
 from mmadapt.collect.table import AVERAGE, METRICS, Cell, Metric, Table
@@ -20,10 +24,14 @@ __all__ = [
     "METRICS",
     "Cell",
     "Filter",
+    "Grid",
     "Metric",
     "Table",
+    "against",
     "check",
+    "compare",
     "load_results",
+    "published",
     "records",
     "summarise",
     "to_csv",

@@ -2,53 +2,42 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mmadapt.collect import output, render
+from mmadapt.collect import output
+from mmadapt.collect.against import against
 from mmadapt.collect.check import check
-from mmadapt.collect.load import Filter, label_by_tag, nothing_found, scan
+from mmadapt.collect.compare import compare
+from mmadapt.collect.load import Filter, Run, label_by_tag, nothing_found, require_known, scan
+from mmadapt.collect.options import FORMATS, SUFFIXES, read_options
+from mmadapt.collect.published import list_published, published
 from mmadapt.collect.summary import summarise
-from mmadapt.collect.table import METRICS
 from mmadapt.errors import UserError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
-DEFAULT_ROOT = Path("multirun/main")
-FORMATS = {"md": render.to_markdown, "csv": output.to_csv, "latex": render.to_latex, "json": output.to_json}
-SUFFIXES = {".csv": "csv", ".tex": "latex", ".json": "json"}
+    from mmadapt.collect.grid import Grid
+    from mmadapt.collect.table import Table
 
-EXAMPLES = """\
-examples:
-  python -m mmadapt.collect                                    all tables of the campaign "main"
-  python -m mmadapt.collect multirun/main multirun/ablation    two campaigns in the same tables
-  python -m mmadapt.collect --view methods-by-data --shots 16  data sets in columns, with their average
-  python -m mmadapt.collect --methods zero_shot,coop --metric ece --out ece.tex
-  python -m mmadapt.collect --plot figures                     PNG and SVG, one per data set and average
-  python -m mmadapt.collect --html report.html                 one page to read, sort, filter and send
-  python -m mmadapt.collect --check --seeds 1,2,3              missing runs, and the commands that run them
-
-Values are the mean ± sample standard deviation (ddof = 1) over seeds; (n) marks cells with fewer seeds than
-the table's largest, – missing cells, * uncommitted code. Methods are ordered zero_shot, linear_probe, then
-alphabetically; data sets as in the CoOp paper. A cell with a NaN is nan. The average is taken over data sets
-per seed, then over seeds, and only if every data set has every seed.
-
-exit status: 0 done (--check: complete), 1 a problem with the results (--check: holes), 2 wrong usage
-"""
+_FIELDS = {
+    "protocol": "protocol",
+    "clip": "clip",
+    "data": "data",
+    "methods": "method",
+    "shots": "shots",
+    "seeds": "seed",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.html and (arguments.check or arguments.out or arguments.plot or arguments.format):
-        parser.error("--html writes one page of everything: leave out --check, --out, --plot and --format")
     try:
-        return _collect(arguments)
+        return _collect(read_options(argv))
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
@@ -57,55 +46,105 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _collect(arguments: argparse.Namespace) -> int:
-    roots: list[Path] = arguments.roots
-    wanted = Filter(
-        protocol=arguments.protocol,
-        clip=arguments.clip,
-        data=arguments.data,
-        method=arguments.methods,
-        shots=arguments.shots,
-        seed=arguments.seeds,
-    )
-    runs, failures = scan(roots)
-    if not runs and not (arguments.check and failures):
-        raise nothing_found(roots)
-    if arguments.check:
-        report = check(runs, failures, wanted)
-        _emit(f"{report}\n", arguments.out)
+def _collect(options: argparse.Namespace) -> int:
+    if options.published:
+        _emit_tables(list_published(published(_filter(options), options.set)), options)
+        return 0
+    runs, failures = scan(options.roots)
+    if not runs and not (options.check and failures):
+        raise nothing_found(options.roots)
+    if options.check:
+        report = check(runs, failures, _filter(options))
+        _emit(f"{report}\n", options.out)
         return 1 if report.missing else 0
-    selected = list(wanted.select(runs))
-    if arguments.by_tag:
-        selected = [label_by_tag(run) for run in selected]
-    options = {
-        "metric": arguments.metric,
-        "sets": arguments.set,
-        "methods": arguments.methods,
-        "allow_mixed": arguments.allow_mixed,
-    }
-    if arguments.html:
+    _relax(options, runs)
+    selected = _filter(options).select(runs)
+    if options.by_tag:
+        selected = _label(selected, options)
+    if options.html:
         from mmadapt.report import write_report
 
-        shown = [run for run in selected if not arguments.methods or run.key.method in arguments.methods]
-        failures = [one for one in failures if one.key is None or wanted.admits(one.key)]
-        write_report(arguments.html, shown, failures, allow_mixed=arguments.allow_mixed)
-        print(f"wrote {arguments.html} ({arguments.html.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
+        shown = [run for run in selected if not options.methods or run.key.method in options.methods]
+        failures = [one for one in failures if one.key is None or _filter(options).admits(one.key)]
+        write_report(options.html, shown, failures, allow_mixed=options.allow_mixed)
+        print(f"wrote {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
         return 0
-    tables = summarise(selected, view=arguments.view, **options)
-    if arguments.plot:
-        from mmadapt.collect.plot import write_figures
+    if options.plot:
+        from mmadapt.collect.plot import write_all
 
-        by_shots = tables if arguments.view == "methods-by-shots" else summarise(selected, **options)
-        paths = write_figures(by_shots, arguments.plot, arguments.plot_formats)
-        print(f"{len(paths)} figures in {arguments.plot}", file=sys.stderr)
-    chosen = arguments.format or SUFFIXES.get(arguments.out.suffix if arguments.out else "", "md")
-    _emit(FORMATS[chosen](tables), arguments.out)
-    if chosen in ("csv", "json"):
-        for note in dict.fromkeys(note for table in tables for note in table.notes):
-            print(note, file=sys.stderr)
+        paths = write_all(selected, options.plot, options.figure_format, **_arguments(options))
+        print(f"{len(paths)} figures in {options.plot}", file=sys.stderr)
+    _emit_tables(_tables(selected, options), options)
     if failures:
         print(f"runs failed: {len(failures)} (--check lists them)", file=sys.stderr)
     return 0
+
+
+def _tables(runs: Sequence[Run], options: argparse.Namespace) -> Sequence[Table | Grid]:
+    arguments = _arguments(options)
+    view = options.view
+    if options.compare:
+        if view == "cost":
+            raise UserError(
+                "--compare takes the differences of scores, not of --view cost. Choose another view."
+            )
+        for name in options.compare:
+            require_known("method", name, sorted({run.key.method for run in runs}))
+        arguments["methods"] = tuple(options.compare)
+        return compare(summarise(runs, view=view, fallback="methods-by-data", **arguments), *options.compare)
+    tables = summarise(runs, view=view, **arguments)
+    if not options.against:
+        return tables
+    ours = summarise(runs, fallback="methods-by-data", **{**arguments, "metric": "top1"})
+    beside = against(ours, published(_filter(options), options.set))
+    return [*tables, *beside] if _format(options) in ("md", "latex") else beside
+
+
+def _arguments(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "metric": options.metric, "sets": options.set, "methods": options.methods,
+        "allow_mixed": options.allow_mixed,
+    }  # fmt: skip
+
+
+def _filter(options: argparse.Namespace) -> Filter:
+    return Filter(**{field: getattr(options, name) for name, field in _FIELDS.items()})
+
+
+def _relax(options: argparse.Namespace, runs: Sequence[Run]) -> None:
+    """Drop what a recipe asks for and no run has yet, and say so."""
+    for name in options.relaxed:
+        if name == "set":
+            found = {scored for run in runs for scored in run.result.scores}
+        else:
+            found = {getattr(run.key, _FIELDS[name]) for run in runs}
+        wanted = getattr(options, name)
+        there = tuple(value for value in wanted if value in found)
+        if there and there != wanted:  # with none of them there is nothing to show, which is an error
+            setattr(options, name, there)
+            absent = ", ".join(str(value) for value in wanted if value not in found)
+            print(f"no results yet of {name}: {absent} (--check lists what is missing)", file=sys.stderr)
+
+
+def _label(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
+    """Tell methods apart by their tags, and name all variants of a wanted method."""
+    labelled = [label_by_tag(run) for run in runs]
+    names = {name: None for method in options.methods for run, new in zip(runs, labelled, strict=True)
+             if run.key.method == method for name in [new.key.method]}  # fmt: skip
+    options.methods = tuple(names)
+    return labelled
+
+
+def _format(options: argparse.Namespace) -> str:
+    return options.format or SUFFIXES.get(options.out.suffix if options.out else "", "md")
+
+
+def _emit_tables(tables: Sequence[Table | Grid], options: argparse.Namespace) -> None:
+    chosen = _format(options)
+    _emit(FORMATS[chosen](tables), options.out)
+    if chosen in ("csv", "json"):
+        for note in dict.fromkeys(note for table in tables for note in table.notes):
+            print(note, file=sys.stderr)
 
 
 def _emit(text: str, out: Path | None) -> None:
@@ -115,73 +154,6 @@ def _emit(text: str, out: Path | None) -> None:
     else:
         sys.stdout.write(text)
         sys.stdout.flush()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise argparse.ArgumentTypeError("expected names separated by commas")
-    return names
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(name) for name in _names(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 1,2,4") from None
-
-
-def _plot_formats(text: str) -> tuple[str, ...]:
-    names = _names(text)
-    if not set(names) <= {"png", "svg", "pdf"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list out of png,svg,pdf")
-    return names
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mmadapt.collect",
-        description="Tables and figures from the result.json files of finished runs.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add(
-        "roots", nargs="*", type=Path, default=[DEFAULT_ROOT], metavar="ROOT", help=f"default: {DEFAULT_ROOT}"
-    )
-    show = parser.add_argument_group("what to show").add_argument
-    show(
-        "--view",
-        choices=("methods-by-shots", "methods-by-data"),
-        default="methods-by-shots",
-        help="rows-by-columns",
-    )
-    show("--metric", choices=tuple(METRICS), default="top1", help="default: top1")
-    show("--allow-mixed", action="store_true", help="accept different configurations in a cell, with a note")
-    show("--by-tag", action="store_true", help="a row for each method and tag: variants, ablations")
-    only = parser.add_argument_group("which results (comma-separated)").add_argument
-    only("--set", type=_names, default=(), metavar="A,B", help="scored sets, such as test or base,new")
-    only("--methods", type=_names, default=(), metavar="A,B", help="methods, in this order")
-    only("--data", type=_names, default=(), metavar="A,B", help="data sets; also what the average covers")
-    only("--shots", type=_numbers, default=(), metavar="1,2")
-    only("--seeds", type=_numbers, default=(), metavar="1,2")
-    only("--protocol", type=_names, default=(), metavar="A,B")
-    only("--clip", type=_names, default=(), metavar="A,B")
-    write = parser.add_argument_group("output").add_argument
-    write("--format", choices=tuple(FORMATS), help="default: by the suffix of --out, else md")
-    write("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
-    write("--plot", type=Path, metavar="DIR", help="also draw the metric against shots")
-    write(
-        "--plot-formats", type=_plot_formats, default=("png", "svg"), metavar="A,B", help="out of png,svg,pdf"
-    )
-    write("--html", type=Path, metavar="FILE", help="no tables: everything on one self-contained page")
-    write(
-        "--check",
-        action="store_true",
-        help="no tables: list missing and failed runs (exit 1), or none (exit 0)",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -174,7 +174,11 @@ def _read(folder: Path) -> Result | None:
             all(isinstance(name, str) for name in names)
             and all(isinstance(number, int) for number in (key.shots, key.seed, result.protocol))
             and all(isinstance(number, int | float) for number in numbers)
-            and all(isinstance(part, dict) for part in (result.config, result.selection, result.provenance))
+            and all(
+                isinstance(part, dict)
+                for part in (result.config, result.selection, result.provenance, result.cost)
+            )
+            and all(isinstance(number, int | float) for number in result.cost.values())
         ):
             raise UserError(
                 f"{path} is not a result file of mmadapt: a value has the wrong type. Run the job again."

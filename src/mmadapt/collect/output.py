@@ -11,10 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmadapt.collect.grid import Grid
 from mmadapt.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import pandas
 
@@ -22,50 +23,66 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "protocol", "protocol_version", "clip", "set", "data", "method", "shots", "metric", "unit",
-    "mean", "std", "n", "min", "max", "seeds", "values", "dirty", "mixed",
+    "mean", "std", "n", "min", "max", "seeds", "values", "dirty", "mixed", "classifiers",
 )  # fmt: skip
 
 
-def records(tables: Iterable[Table]) -> list[dict[str, Any]]:
-    """Return one record with `FIELDS` per cell and average that has a value; missing cells have none."""
-    rows = []
+def records(tables: Iterable[Table | Grid]) -> list[dict[str, Any]]:
+    """Return one record with `FIELDS` per cell and average that has a value; missing cells have none.
+
+    A `Grid`, such as a comparison, has records with fields of its own. What stands in several tables, such as a
+    method without shots, is recorded once.
+    """
+    rows: dict[str, dict[str, Any]] = {}
     for table in tables:
-        for method in table.methods:
-            for column in table.columns:
-                if cell := table.cells.get((method, column)):
-                    values = [round(value, 10) for value in cell.values.values()]
-                    std = None if cell.std is None else round(cell.std, 10)
-                    finite = all(map(math.isfinite, values))
-                    content = (
-                        table.protocol, table.version, table.clip, table.scored, cell.data, method,
-                        cell.shots, table.metric.name, table.metric.unit, round(cell.mean, 10), std, cell.n,
-                        min(values) if finite else math.nan, max(values) if finite else math.nan,
-                        list(cell.values), values, cell.dirty, cell.mixed,
-                    )  # fmt: skip
-                    rows.append(dict(zip(FIELDS, content, strict=True)))
-    return rows
+        for row in table.records if isinstance(table, Grid) else _of_table(table):
+            rows.setdefault(repr(row), row)
+    return list(rows.values())
 
 
-def to_json(tables: Iterable[Table]) -> str:
+def _of_table(table: Table) -> Iterator[dict[str, Any]]:
+    for method in table.methods:
+        for column in table.columns:
+            if cell := table.cells.get((method, column)):
+                metric = table.metric_of(column)
+                values = [round(value, 10) for value in cell.values.values()]
+                std = None if cell.std is None else round(cell.std, 10)
+                finite = all(map(math.isfinite, values))
+                content = (
+                    table.protocol, table.version, table.clip, cell.scored or table.scored, cell.data, method,
+                    cell.shots, metric.name, metric.unit, round(cell.mean, 10), std, cell.n,
+                    min(values) if finite else math.nan, max(values) if finite else math.nan,
+                    list(cell.values), values, cell.dirty, cell.mixed, " ".join(sorted(cell.classifiers)),
+                )  # fmt: skip
+                yield dict(zip(FIELDS, content, strict=True))
+
+
+def to_json(tables: Iterable[Table | Grid]) -> str:
     """Return the records as JSON; what is no finite number is null, as is the std of a single seed."""
     return json.dumps([_without_nan(row) for row in records(tables)], indent=1, ensure_ascii=False) + "\n"
 
 
-def to_csv(tables: Iterable[Table]) -> str:
+def to_csv(tables: Iterable[Table | Grid]) -> str:
     """Return the records as CSV; seeds and values are separated by spaces."""
+    rows = records(tables)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(stream, fieldnames=_fields(rows), lineterminator="\n")
     writer.writeheader()
-    for row in records(tables):
+    for row in rows:
         writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
     return stream.getvalue()
 
 
-def to_frame(tables: Iterable[Table]) -> pandas.DataFrame:
+def _fields(rows: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row)) or list(FIELDS)
+
+
+def to_frame(tables: Iterable[Table | Grid]) -> pandas.DataFrame:
     """Return the records as a data frame."""
     import pandas
 
-    return pandas.DataFrame(records(tables), columns=list(FIELDS))
+    rows = records(tables)
+    return pandas.DataFrame(rows, columns=_fields(rows))
 
 
 def write_file(path: Path, content: str | bytes) -> None:

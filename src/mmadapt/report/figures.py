@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import escape
 
 from mmadapt.collect.consistency import count_shots
+from mmadapt.collect.notes import marks_of
 from mmadapt.collect.render import display
 from mmadapt.report.svg import MARKERS, Frame, group, padded, short, ticks
 
@@ -200,5 +201,5 @@ def _marker(index: int) -> int:
 
 
 def _value(cell: Cell, table: Table) -> str:
-    text, marks = display(cell, table)
+    text, marks = display(cell, table.metric, table.n), marks_of(cell)
     return f"{text} {table.metric.unit}{marks} (n = {cell.n})"

@@ -129,7 +129,7 @@ def _block(runs: list[Run], allow_mixed: bool) -> Block:
 
 
 def _by_shots(runs: list[Run], metric: str, allow_mixed: bool) -> list[Named]:
-    tables = summarise(runs, metric=metric, allow_mixed=allow_mixed)
+    tables = summarise(runs, metric=metric, view="methods-by-shots", allow_mixed=allow_mixed)
     tables.sort(key=lambda table: table.data != AVERAGE)
     several = len({table.scored for table in tables}) > 1
     named = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmadapt.collect.consistency import count_shots, find_mixed, group_cells
+from mmadapt.collect.notes import marks_of
 from mmadapt.collect.render import display
 from mmadapt.collect.table import METHOD_ORDER, sort_data, sort_names
 from mmadapt.report.model import PROTOCOL_ORDER, Block
@@ -39,7 +40,7 @@ def shown(cell: Any, table: Any, best: bool) -> Shown:
     """Return a cell of a table in parts; a dash if there is none."""
     if cell is None:
         return Shown("–")
-    text, marks = display(cell, table)
+    text, marks = display(cell, table.metric, table.n), marks_of(cell)
     mean, *rest = text.split(" ", 1)
     return Shown(mean, rest[0] if rest else "", marks, best)
 

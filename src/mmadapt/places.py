@@ -1,4 +1,4 @@
-"""Where the configuration lies; imports nothing, so that tables can read recipes without Hydra."""
+"""Where the package keeps its files; imports nothing, so that every command may ask."""
 
 from pathlib import Path
 
