@@ -6,13 +6,14 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from safetensors.torch import save_file
 
 from mmadapt.callbacks import KeepBest, TrainProgress
@@ -40,13 +41,14 @@ _LIVE_TRAINER = (
 )
 
 
-def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
+def run(config: Mapping[str, Any], key: RunKey, run_dir: Path, loggers: Sequence[Logger] = ()) -> Result:
     """Run one experiment and return its result; the adapter's weights are written to ``run_dir``.
 
     Args:
         config: Resolved configuration, as `mmadapt.config.resolve` returns it.
         key: Identity of the run.
         run_dir: Folder of the run.
+        loggers: Where the curves go, see `mmadapt.loggers`.
 
     Raises:
         UserError: If the configuration or the data cannot be used as they are.
@@ -56,7 +58,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("highest")
     data: FewShotData = instantiate(config["data"], "data")
-    trainer = _trainer(config, run_dir)
+    trainer = _trainer(config, run_dir, loggers)
     device = trainer.strategy.root_device
     data.prepare_data()
     data.setup("fit")
@@ -153,8 +155,8 @@ class _TestOnly(LightningDataModule):
         return self._data.test_dataloader()
 
 
-def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
-    node = dict(config["trainer"])
+def _trainer(config: Mapping[str, Any], run_dir: Path, loggers: Sequence[Logger]) -> Trainer:
+    node = {"log_every_n_steps": 1, **config["trainer"]}  # a step is an epoch
     for key in _LIVE_TRAINER:
         if key in node:
             raise UserError(f"trainer.{key} is set by mmadapt itself; remove it.")
@@ -169,9 +171,8 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
             f"trainer.precision={precision} would store what is learned in 16 bits, too few for small learning rates. "
             f"Use clip.precision={'fp16' if name == '16' else name} or trainer.precision={name}-mixed."
         )
-    logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(
-        node, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
+        node, "trainer", logger=list(loggers), callbacks=[], default_root_dir=run_dir,
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     if trainer.world_size > 1:
@@ -180,15 +181,6 @@ def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
             "Use trainer.devices=1."
         )
     return trainer
-
-
-def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
-    if not node:
-        return False
-    if str(node.get("_target_", "")).endswith("CSVLogger"):
-        (run_dir / "metrics.csv").unlink(missing_ok=True)
-        return instantiate(node, "logger", save_dir=run_dir, name="", version="")
-    return instantiate(node, "logger", save_dir=run_dir)
 
 
 @lru_cache(maxsize=2)
