@@ -17,7 +17,7 @@ import logging
 import netrc
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +40,8 @@ Mode = Literal["online", "offline", "disabled"]
 
 SYNC_ADVICE = " What has been logged is on disk: see `wandb sync --help`."
 _TAG_LENGTH = 64  # W&B refuses longer ones
+_unreachable: set[str] = set()  # result folders whose runs are kept offline after a failed start
+_open: set[str] = set()  # ids of runs in progress, of which there are two when a method trains its source
 
 
 def open_wandb(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any]) -> WandbRun | None:
@@ -77,18 +79,42 @@ def open_wandb(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any]) 
             x_disable_stats=not node.get("system_metrics"), finish_timeout=node.get("upload_timeout", 300),
         ),
     }  # fmt: skip
-    attempts: tuple[Mode | None, Mode] = (mode, "offline")
-    for attempt in dict.fromkeys(attempts):
-        if attempt != "disabled":
-            _remove_offline(results, identity)
-        try:
-            return WandbRun(wandb.init(mode=attempt, **arguments), node)
-        except Exception as error:
-            then = "without W&B" if attempt == "offline" else "offline; upload it later with `wandb sync`"
-            log.warning(
-                "W&B could not start (%s: %s). The run goes on %s.", type(error).__name__, error, then
-            )
-    return None
+    if mode != "offline":
+        if str(results) in _unreachable:
+            mode = "offline"
+        else:
+            run = _start(arguments, mode)
+            if run is not None:
+                return WandbRun(run, node)
+            _unreachable.add(str(results))  # the next job of a sweep does not wait for a server again
+            if _open:
+                return None
+            wandb.teardown()  # the service holds the id of the run that did not start
+            mode = "offline"
+    run = _start(arguments, mode)
+    return None if run is None else WandbRun(run, node)
+
+
+def _start(arguments: Mapping[str, Any], mode: Mode | None) -> Run | None:
+    """Start a run; a warning and None if that fails."""
+    import wandb
+
+    place, identity = arguments["dir"] / "wandb", arguments["id"]
+    if (mode or os.environ.get("WANDB_MODE")) != "disabled":
+        for folder in place.glob(f"offline-run-*-{identity}"):  # of the attempt that this one replaces
+            shutil.rmtree(folder, ignore_errors=True)
+    before = set(place.glob(f"run-*-{identity}"))
+    try:
+        return wandb.init(mode=mode, **arguments)
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        then = "without W&B" if mode == "offline" or _open else "offline; upload it later with `wandb sync`"
+        log.warning(
+            "W&B could not start (%s: %s). The run goes on %s.", type(error).__name__, reason[0], then
+        )
+        for folder in set(place.glob(f"run-*-{identity}")) - before:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing was logged to it
+        return None
 
 
 class WandbRun(Logger):
@@ -103,6 +129,7 @@ class WandbRun(Logger):
         """
         super().__init__()
         self._run, self._node = run, node
+        _open.add(run.id)
         run.define_metric("epoch")
         for curves in ("train/*", "val/*"):
             run.define_metric(curves, step_metric="epoch")
@@ -150,6 +177,7 @@ class WandbRun(Logger):
 
     def close(self, failed: bool) -> None:
         """End the run; after an error with exit code 1, so that W&B shows it as failed."""
+        _open.discard(self._run.id)
         self._run.finish(exit_code=int(failed))
 
 
@@ -214,10 +242,3 @@ def has_api_key() -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
-
-
-def _remove_offline(results: Path, identity: str) -> None:
-    """Remove offline folders of an earlier attempt."""
-    earlier: Iterable[Path] = (results / "wandb").glob(f"offline-run-*-{identity}")
-    for folder in earlier:
-        shutil.rmtree(folder, ignore_errors=True)
