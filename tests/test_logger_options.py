@@ -179,18 +179,19 @@ print("wandb" in sys.modules)
 for seed in range(3):
     run("wandb", seed)
 print(*held())
-for seed in range(3, 40):
+for seed in range(3, 12):
     run("wandb", seed)
 print(*held())
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
-def test_wandb_is_imported_on_demand_and_many_runs_hold_no_more_files_than_few(tmp_path):
+def test_wandb_is_imported_on_demand_and_many_runs_hold_no_more_files_than_few(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # else it would share the process of this one
     command = [sys.executable, "-c", MANY_RUNS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=150)
     assert done.returncode == 0, done.stderr
     imported, few, many = done.stdout.splitlines()
     assert imported == "False"
     assert few == many
-    assert len(read_runs(tmp_path)) == 40
+    assert len(read_runs(tmp_path)) == 12

@@ -48,6 +48,7 @@ class Logged:
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    charts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -70,6 +71,8 @@ def _parse(file: Path) -> Logged:
         if kind == "run":
             logged.run = record.run
             logged.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+        elif kind == "config":  # what is set after the start; custom charts among it
+            logged.charts |= _items(record.config.update)
         elif kind == "summary":
             logged.summary |= _items(record.summary.update)
         elif kind == "history":

@@ -59,7 +59,7 @@ def open_wandb(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any]) 
         import wandb
     except ModuleNotFoundError as error:
         raise UserError("logger=wandb needs a package that is not installed: pip install wandb.") from error
-    results = Path(config["paths"]["results"])
+    results = Path(config["paths"]["results"]).resolve()  # W&B's process may have another working directory
     mode = choose_mode(node.get("mode"), results)
     results.mkdir(parents=True, exist_ok=True)
     identity = run_id(key, node.get("suffix"))
