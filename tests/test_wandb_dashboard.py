@@ -9,6 +9,8 @@ import pytest
 
 from mmadapt.wandb_dashboard import main
 
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # wandb-workspaces' own
+
 
 @pytest.fixture
 def panels(tmp_path, capsys):

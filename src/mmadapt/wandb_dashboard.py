@@ -10,6 +10,7 @@ The specification has been built and checked, but never been saved to or seen on
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ def build_workspace(entity: str, project: str, sets: Sequence[str], metric: str 
         UserError: If wandb-workspaces is not installed.
     """
     try:
-        import wandb_workspaces.reports.v2 as reports
-        import wandb_workspaces.workspaces as workspaces
+        reports: Any = importlib.import_module("wandb_workspaces.reports.v2")
+        workspaces: Any = importlib.import_module("wandb_workspaces.workspaces")
     except ModuleNotFoundError as error:
         raise UserError(
             "The dashboard needs a package that is not installed: pip install 'mmadapt[dashboard]'."
