@@ -189,7 +189,7 @@ print(*held())
 def test_wandb_is_imported_on_demand_and_many_runs_hold_no_more_files_than_few(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_SERVICE", raising=False)  # else it would share the process of this one
     command = [sys.executable, "-c", MANY_RUNS]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=150)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     imported, few, many = done.stdout.splitlines()
     assert imported == "False"

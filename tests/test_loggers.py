@@ -57,7 +57,7 @@ def sweep(tmp_path_factory, images, features):
                "tag=a/b", f"paths.results={results}", f"paths.features={features}"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=results, timeout=150, env=environment
+        command, capture_output=True, text=True, check=False, cwd=results, timeout=300, env=environment
     )
     assert done.returncode == 0, done.stderr
     return results, done
