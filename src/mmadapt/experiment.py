@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from hydra.utils import get_class
 from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from safetensors.torch import save_file
 
 from mmadapt.callbacks import KeepBest, TrainProgress
@@ -84,18 +85,19 @@ Shots = dict[str, tuple[FeatureSet, FeatureSet, dict[str, int]]]
 """Features of shots and val, and what was skipped, by what they depend on."""
 
 
-def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
+def run(config: Mapping[str, Any], key: RunKey, run_dir: Path, loggers: Sequence[Logger] = ()) -> Result:
     """Run one experiment and return its result; the adapter's weights are written to ``run_dir``.
 
     Args:
         config: Resolved configuration, as `mmadapt.config.resolve` returns it.
         key: Identity of the run.
         run_dir: Folder of the run.
+        loggers: Where the curves go, see `mmadapt.loggers`.
 
     Raises:
         UserError: If the configuration or the data cannot be used as they are.
     """
-    trainer = build_trainer(config, run_dir)
+    trainer = build_trainer(config, run_dir, loggers)
     with all_processes(trainer):
         prepared = prepare(config, key, trainer)
         return finish(prepared, fit(prepared))
@@ -154,7 +156,8 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
     selection = _select(prepared, trained) if method.uses_shots else {"rule": "none"}
     if trainer.is_global_zero:
         _save_weights(method, run_dir)
-    board = Scoreboard(trainer, confusion=config["save_confusion"], predictions=config["save_predictions"])
+    confusion = config["save_confusion"] or bool((config["logger"] or {}).get("confusion_matrix"))
+    board = Scoreboard(trainer, confusion=confusion, predictions=config["save_predictions"])
     skipped: dict[str, int] = {}
     for name, data in prepared.sets.items():  # from here on nothing is chosen any more
         data.open_test()

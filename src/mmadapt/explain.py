@@ -19,11 +19,13 @@ from mmadapt.places import CONF_DIR
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Return the message for an error of composition; other errors speak for themselves."""
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
-        if group:
-            hint = did_you_mean(option, error.options)
-            return f"{group}={option} does not exist{hint}. Choose from: {', '.join(error.options)}."
+        # Hydra names no options for a choice inside a list, as in logger=[csv,wandbb].
+        options = error.options or sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+        if group and options:
+            hint = did_you_mean(option, options)
+            return f"{group}={option} does not exist{hint}. Choose from: {', '.join(options)}."
     refused = re.search(r"UserError raised while resolving interpolation: (.*)", str(error))
     if refused:
         return refused[1]

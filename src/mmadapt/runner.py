@@ -67,16 +67,19 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
         )
     with _noted(run_dir, config, overrides):
         from mmadapt.experiment import run
+        from mmadapt.loggers import open_loggers
 
-        result = run(config, key, run_dir)
-        typed = {
-            "command": shlex.join(["python", "-m", "mmadapt", *overrides]),
-            "overrides": list(overrides),
-            "choices": {group: choices[group] for group in _GROUPS},
-        }
-        result = replace(result, provenance={**result.provenance, **typed})
-        (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
-        result.write(run_dir)
+        with open_loggers(config["logger"], key, config, run_dir) as loggers:
+            result = run(config, key, run_dir, loggers.all)
+            typed = {
+                "command": shlex.join(["python", "-m", "mmadapt", *overrides]),
+                "overrides": list(overrides),
+                "choices": {group: choices[group] for group in _GROUPS if group in choices},  # no list
+            }
+            result = replace(result, provenance={**result.provenance, **typed})
+            (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+            result.write(run_dir)
+            loggers.finish(result)
     return Outcome("done", run_dir, time.perf_counter() - start, result)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.loggers import Logger
 
 from mmadapt.config import instantiate
 from mmadapt.errors import UserError
-from mmadapt.ranks import is_main_process
 
 _LIVE_TRAINER = (
     "callbacks",
@@ -24,14 +24,14 @@ _LIVE_TRAINER = (
 )
 
 
-def build_trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
-    """Build the trainer and its logger for a run's folder.
+def build_trainer(config: Mapping[str, Any], run_dir: Path, loggers: Sequence[Logger] = ()) -> Trainer:
+    """Build the trainer for a run's folder.
 
     Raises:
         UserError: If a key of it is not the configuration's to set, or asks for what does not exist here.
     """
     _quiet()
-    node = dict(config["trainer"])
+    node = {"log_every_n_steps": 1, **config["trainer"]}  # a step is an epoch
     for key in _LIVE_TRAINER:
         if key in node:
             raise UserError(f"trainer.{key} is set by mmadapt itself; remove it.")
@@ -46,22 +46,11 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
             f"trainer.precision={precision} would store what is learned in 16 bits, too few for small learning rates. "
             f"Use clip.precision={'fp16' if name == '16' else name} or trainer.precision={name}-mixed."
         )
-    logger = _logger(config["logger"], run_dir)
     trainer: Trainer = instantiate(
-        node, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
+        node, "trainer", logger=list(loggers), callbacks=[], default_root_dir=run_dir,
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
     return trainer
-
-
-def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
-    if not node:
-        return False
-    if str(node.get("_target_", "")).endswith("CSVLogger"):
-        if is_main_process():
-            (run_dir / "metrics.csv").unlink(missing_ok=True)
-        return instantiate(node, "logger", save_dir=run_dir, name="", version="")
-    return instantiate(node, "logger", save_dir=run_dir)
 
 
 def _quiet() -> None:
