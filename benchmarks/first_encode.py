@@ -3,9 +3,10 @@
 Run ``python -m benchmarks.first_encode`` from the top of the checkout. Both sides read the same JPEG files with
 the same weights (ViT-B/32, random) in float32. References: (a) preprocess one by one, then ``encode_image``, in
 batches of 64; (b) the same behind a DataLoader with two workers. Ours hashes the files, encodes and writes the
-store. The pure forward rate is that of our own, faster tower, on tensors, with all of torch's threads. Overlap is a matter of wall time, so all cores are used and both times are stored; sides take turns in each
-round. The hash of the weights, taken once per process, is not in it. On a shared machine wall ratios are
-provisional: look at the load and at the ratio of CPU times.
+store. The pure forward rate is that of our own, faster tower, on tensors, with all of torch's threads. Overlap is
+a matter of wall time, so all cores are used and both times are stored; sides take turns in each round. The hash of
+the weights, taken once per process, is not in it. On a shared machine wall ratios are provisional: look at the
+load and at the ratio of CPU times.
 """
 
 from __future__ import annotations
