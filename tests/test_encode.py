@@ -1,20 +1,16 @@
 """The pass through the frozen towers: order, errors and bounds of the threads, and rows that depend on nothing else."""
 
-import _thread
 import threading
-import time
 
 import pytest
 import torch
-from torch import nn
 
 from mmadapt import features as features_module
 from mmadapt.data.images import BadImageError, ImageFiles, ImageSet
 from mmadapt.encode import GPU_BATCH, _staged, batch_size, encode_images, encode_prompts
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureEncoder, Views
-from mmadapt.packed import PackedAttention, PackedLinear, packable, packed_copy
-from mmadapt.parallel import cores, ordered_map
+from mmadapt.packed import packable
 from mmadapt.store import FeatureStore
 
 
@@ -44,126 +40,6 @@ def images(tmp_path, write_image):
 def small_batches(monkeypatch):
     """Batches of four, so that forty images are many of them."""
     monkeypatch.setattr(features_module, "batch_size", lambda clip: 4)
-
-
-# --- threads ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3, 50])
-def test_results_keep_their_order_and_see_one_torch_thread(workers):
-    def slow_first(i):
-        time.sleep(0.02 if i % 3 == 0 else 0)
-        return i, torch.get_num_threads()
-
-    assert list(ordered_map(slow_first, range(20), workers)) == [(i, 1) for i in range(20)]
-
-
-def test_no_more_is_begun_than_may_be_held():
-    begun = []
-    results = ordered_map(begun.append, range(50), 3, ahead=5)
-    for taken in range(1, 10):
-        next(results)
-        time.sleep(0.02)
-        assert len(begun) <= taken + 5
-    results.close()
-    assert len(begun) < 20
-
-
-def test_error_keeps_its_type_and_place():
-    def fail(i):
-        if i == 3:
-            raise UserError("the third")
-        return i
-
-    for workers in (0, 2):
-        results, seen = ordered_map(fail, range(10), workers), []
-        with pytest.raises(UserError, match="the third"):
-            seen.extend(iter(lambda r=results: next(r), None))
-        assert threads_left() == []
-
-
-def test_ctrl_c_stops_at_once():
-    begun = []
-
-    def work(i):
-        begun.append(i)
-        if i == 2:
-            _thread.interrupt_main()
-        time.sleep(0.01)
-
-    with pytest.raises(KeyboardInterrupt):
-        for _ in ordered_map(work, range(500), 2):
-            pass
-    assert len(begun) < 20
-
-
-def test_cores_are_those_of_this_process():
-    assert cores() >= 1
-
-
-# --- oneDNN ----------------------------------------------------------------------------------------------
-
-onednn = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="MKL is what it replaces")
-
-
-@onednn
-def test_packed_towers_are_the_towers(small_clip):
-    assert packable(small_clip)
-    fast = packed_copy(small_clip)
-    kinds = {type(module) for module in fast.modules()}
-    assert {PackedLinear, PackedAttention} <= kinds
-    assert not any(isinstance(module, PackedLinear | PackedAttention) for module in small_clip.modules())
-    pixels = torch.randn(5, 3, *small_clip.transform.size, generator=torch.Generator().manual_seed(0))
-    prompts = ["a photo of a cat", "dog", "a very long description of a bird"]
-    with torch.no_grad():
-        torch.testing.assert_close(
-            fast.encode_image(pixels), small_clip.encode_image(pixels), rtol=1e-5, atol=1e-6
-        )
-        torch.testing.assert_close(
-            fast.encode_text(prompts), small_clip.encode_text(prompts), rtol=1e-5, atol=1e-6
-        )
-
-
-@onednn
-def test_weights_are_shared_and_the_original_is_left_alone(small_clip):
-    before = list(small_clip.state_dict())
-    fast = packed_copy(small_clip)
-    shared = {tensor.data_ptr() for tensor in small_clip.model.parameters()}
-    assert {tensor.data_ptr() for tensor in fast.model.parameters()} <= shared
-    assert list(small_clip.state_dict()) == before
-
-
-@onednn
-@pytest.mark.parametrize("call", ["weights", "cross", "bool", "padding", "causal", "float mask", "plain"])
-def test_attention_in_every_use_is_the_original(call):
-    torch.manual_seed(0)
-    original = nn.MultiheadAttention(16, 4, batch_first=True).eval().requires_grad_(False)
-    nn.init.normal_(original.in_proj_bias)
-    x, other = torch.randn(3, 5, 16), torch.randn(3, 7, 16)
-    upper = torch.ones(5, 5, dtype=torch.bool).triu(1)
-    inputs, options = (x, x, x), {"need_weights": False}
-    if call == "weights":
-        options = {"need_weights": True}
-    elif call == "cross":
-        inputs = (x, other, other)
-    elif call == "bool":
-        options["attn_mask"] = upper
-    elif call == "padding":
-        options["key_padding_mask"] = torch.arange(5).expand(3, 5) > 3
-    elif call == "causal":
-        options |= {"attn_mask": upper, "is_causal": True}
-    elif call == "float mask":
-        options["attn_mask"] = torch.zeros(5, 5).masked_fill(upper, -torch.inf)
-    got, expected = PackedAttention(original)(*inputs, **options), original(*inputs, **options)
-    torch.testing.assert_close(got[0], expected[0], rtol=1e-5, atol=1e-6)
-    assert (got[1] is None) == (expected[1] is None)
-
-
-def test_only_float32_is_packed(small_clip):
-    class Half:
-        device, dtype = torch.device("cpu"), torch.bfloat16
-
-    assert not packable(Half())
 
 
 # --- rows ------------------------------------------------------------------------------------------------
