@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mmadapt import features as features_module
 from mmadapt import store as store_module
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet, FewShotData
@@ -261,9 +260,8 @@ def images(tmp_path, write_image):
 
 
 @pytest.fixture
-def encoder(small_clip, tmp_path, monkeypatch):
+def encoder(small_clip, tmp_path):
     """Return an encoder over this test's store; each call stands for another process."""
-    monkeypatch.setattr(features_module, "BATCH", 16)
     return lambda clip=small_clip: FeatureEncoder(clip, FeatureStore(tmp_path / "store"))
 
 
@@ -291,8 +289,7 @@ def test_features_are_the_towers(images, encoder):
     torch.testing.assert_close(stored, direct[0], rtol=1e-4, atol=1e-5)
 
 
-def test_row_does_not_depend_on_its_batch(images, small_clip, encoder, tmp_path, monkeypatch):
-    monkeypatch.undo()  # the real batch size
+def test_row_does_not_depend_on_its_batch(images, small_clip, encoder, tmp_path):
     encoder().image_features(images.select([7, 2, 9]))
     mixed = encoder().image_features(images).image_features
     fresh = FeatureEncoder(small_clip, FeatureStore(tmp_path / "fresh")).image_features(images).image_features

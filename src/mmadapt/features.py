@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet, FewShotData
 from mmadapt.data.images import BadImageError, FileHashes, ImageSet
+from mmadapt.encode import Decoded, Item, batch_size, encode_images, encode_prompts, text_batch_size
 from mmadapt.errors import UserError
+from mmadapt.packed import packable, packed_copy
 from mmadapt.processes import barrier, this_process
 from mmadapt.progress import ProgressBar
 from mmadapt.store import FeatureStore
+from mmadapt.transforms import ImageTransform
 
 log = logging.getLogger(__name__)
 
-BATCH = 32
-"""Images per call of the tower on a CPU, eight times as many on a GPU. Fixed, and the last batch padded: a row must
-not depend on its neighbours."""
 _SHARD = 4096
-_IMAGES_PER_WORKER = 256
 
 
 class FeatureSet(NamedTuple):
@@ -68,7 +67,7 @@ class FeatureEncoder:
     def __init__(self, clip: ClipBackbone, store: FeatureStore) -> None:
         """Bind the backbone and the store."""
         self.clip, self.store, self.encoded = clip, store, 0
-        self._batch = BATCH if clip.device.type == "cpu" else 8 * BATCH
+        self._batch, self._packable = batch_size(clip), packable(clip)
         self._hashes = FileHashes(store.root)
 
     def image_features(
@@ -98,11 +97,12 @@ class FeatureEncoder:
         identities = [self._identity(images, i, skip_bad) for i in range(size)]
         self._hashes.save()
         keys = [f"{identity}/{view}" for identity in identities for view in range(count)]
-        dataset = _Views(images, self.clip.transform, views, identities)
+        decode = _Views(images, self.clip.transform, views, identities)
 
         def compute(missing: Sequence[int]) -> Iterator[Tensor]:
-            tensors = _load(dataset, [divmod(i, count) for i in missing], workers, self._batch)
-            return self._encode(tensors, len(missing), f"encoding {label} with {self.clip.name}")
+            items = [divmod(i, count) for i in missing]
+            batches = encode_images(self._tower(), decode, items, self._batch, workers)
+            return self._shards(batches, len(missing), f"encoding {label} with {self.clip.name}")
 
         rows = self.store.fetch(space, keys, compute).view(size, count, self.clip.dim)
         overflown = torch.isinf(rows[:, :, 0]).any(dim=1).nonzero().flatten().tolist()
@@ -133,20 +133,24 @@ class FeatureEncoder:
         flat = [prompt for row in prompts for prompt in row]
 
         def compute(missing: Sequence[int]) -> Iterator[Tensor]:
-            return self._encode_text([flat[i] for i in missing])
+            tokens = self.clip.tokenize([flat[i] for i in missing])
+            batches = encode_prompts(self._tower(), tokens)
+            return self._shards(batches, len(missing), f"encoding prompts with {self.clip.name}")
 
         rows = self.store.fetch(self._space("text"), flat, compute)
         return average_prompts(F.normalize(rows, dim=-1), prompts)
 
     def _space(self, kind: str, **more: Any) -> dict[str, Any]:
         clip = self.clip
-        # CPU and GPU kernels round differently: one store row must not mix them.
+        # Kernels round differently, and are chosen by the size of a batch: one store row must not mix them.
         return {
             "kind": kind,
             "arch": clip.arch,
             "weights": clip.weights_hash,
             "precision": clip.precision,
             "device": clip.device.type,
+            "kernels": "oneDNN" if self._packable else "torch",
+            "batch": self._batch if kind == "image" else text_batch_size(clip),
             **more,
         }
 
@@ -159,39 +163,22 @@ class FeatureEncoder:
                 raise
             return f"unreadable {images.source.name(index)}"
 
-    @torch.no_grad()
-    def _encode(self, batches: Iterator[tuple[Tensor, Tensor]], total: int, label: str) -> Iterator[Tensor]:
+    def _tower(self) -> ClipBackbone:
+        """Return the backbone in its fastest form; made anew, because it holds its weights a second time."""
+        return packed_copy(self.clip) if self._packable else self.clip
+
+    def _shards(self, batches: Generator[Tensor], total: int, label: str) -> Iterator[Tensor]:
         bar, chunk = ProgressBar(label, total), []
-        try:
-            for images, good in batches:
-                padded = F.pad(images, (0,) * 7 + (self._batch - len(images),))
-                rows = self.clip.encode_image(padded)[: len(images)].cpu()
-                rows[~rows.isfinite().all(dim=1)] = torch.inf
-                rows[~good] = torch.nan
+        with closing(bar), closing(batches):
+            for rows in batches:
                 chunk.append(rows)
-                bar.advance(len(images))
-                self.encoded += len(images)
+                bar.advance(len(rows))
+                self.encoded += len(rows)
                 if sum(map(len, chunk)) >= _SHARD:
                     yield torch.cat(chunk)
                     chunk = []
             if chunk:
                 yield torch.cat(chunk)
-        finally:
-            bar.close()
-
-    @torch.no_grad()
-    def _encode_text(self, prompts: Sequence[str]) -> Iterator[Tensor]:
-        bar = ProgressBar(f"encoding prompts with {self.clip.name}", len(prompts))
-        tokens = self.clip.tokenize(prompts)
-        try:
-            for batch in tokens.split(self._batch):
-                padded = F.pad(batch, (0, 0, 0, self._batch - len(batch)))
-                padded[len(batch) :] = batch[0]
-                yield self.clip.encode_text(padded)[: len(batch)]
-                bar.advance(len(batch))
-                self.encoded += len(batch)
-        finally:
-            bar.close()
 
 
 def average_prompts(each: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
@@ -204,36 +191,39 @@ def average_prompts(each: Tensor, prompts: Sequence[Sequence[str]]) -> Tensor:
     return F.normalize(mean, dim=-1)
 
 
-class _Views(Dataset[tuple[Tensor, bool]]):
-    """Decoded and transformed views; item (i, v) is view v of image i, and whether it could be decoded."""
+class _Views:
+    """Decodes and transforms views (i, v), view v of image i; threads may share it."""
 
-    def __init__(self, images: ImageSet, transform: Any, views: Views, identities: Sequence[str]) -> None:
+    def __init__(
+        self, images: ImageSet, transform: ImageTransform, views: Views, identities: Sequence[str]
+    ) -> None:
         self.images, self.transform, self.views, self.identities = images, transform, views, identities
-        self._last: tuple[int, Any] = (-1, None)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, bool]:
-        position, view = item
-        if self._last[0] != position:  # the views of an image follow each other: decode once
-            try:
-                self._last = (position, self.images.source.load(self.images.indices[position]))
-            except BadImageError:
-                self._last = (position, None)
-        image = self._last[1]
-        if image is None:
-            return torch.zeros(3, *self.transform.size), False
+    def __call__(self, items: Sequence[Item]) -> Decoded:
+        tensors, good = (
+            torch.zeros(len(items), 3, *self.transform.size),
+            torch.zeros(len(items), dtype=torch.bool),
+        )
+        last, image = -1, None
+        for row, (position, view) in enumerate(items):
+            if position != last:  # the views of an image follow each other: decode once
+                last, image = position, self._load(position)
+            if image is not None:
+                tensors[row], good[row] = self._view(image, position, view), True
+        return tensors, good
+
+    def _load(self, position: int) -> Image.Image | None:
+        try:
+            return self.images.source.load(self.images.indices[position])
+        except BadImageError:
+            return None
+
+    def _view(self, image: Image.Image, position: int, view: int) -> Tensor:
         if not self.views.count:
-            return self.transform(image), True
+            return self.transform(image)
         seed = hashlib.blake2b(f"{self.identities[position]}/{view}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
-        return self.transform.view(image, generator, self.views.crop_scale), True
-
-
-def _load(
-    dataset: _Views, items: list[tuple[int, int]], workers: int | None, batch_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    if workers is None:
-        workers = min(8, (os.cpu_count() or 1) - 1, len(items) // _IMAGES_PER_WORKER)
-    yield from DataLoader(dataset, batch_size=batch_size, sampler=items, num_workers=workers)
+        return self.transform.view(image, generator, self.views.crop_scale)
 
 
 def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, list[int]]:

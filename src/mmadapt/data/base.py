@@ -83,7 +83,7 @@ class FewShotData(LightningDataModule, ABC):
             subset: All classes, or the base or the new half of them.
             val_shots: Validation images per class; None means ``min(shots, 4)``.
             on_bad_image: Stop at an image that cannot be decoded, or leave it out, counted and reported.
-            num_workers: Processes that decode images; None chooses by the number of images and cores.
+            num_workers: Threads that decode images, and on a CPU encode them; None takes one per core, 0 none.
 
         Raises:
             UserError: If a value makes no sense.
@@ -95,6 +95,10 @@ class FewShotData(LightningDataModule, ABC):
         ):
             if value < least:
                 raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(
+                f"data.num_workers={num_workers} makes no sense: 0 for none, null for one per core."
+            )
         one_of("data.on_bad_image", on_bad_image, ("error", "skip"))
         self.templates, self.prompt_file = parse_templates(templates, name)
         self.name, self.shots, self.split_seed, self.subset = name, shots, split_seed, subset

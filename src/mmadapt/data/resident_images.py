@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 
 import torch
 from lightning import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from mmadapt.augment import normalize, random_views
 from mmadapt.data.base import FewShotData
 from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.resident import WeightedBatch, share_of
+from mmadapt.parallel import cores, ordered_map
 from mmadapt.processes import joined, summed, this_process
 from mmadapt.progress import ProgressBar
 from mmadapt.transforms import ImageTransform
@@ -31,7 +30,7 @@ SIDE = 1.5
 Crops of a tenth of the area are still enlarged less than threefold; ImageNet's 16 shots take 7 GB of host
 memory.
 """
-_IMAGES_PER_WORKER = 256
+_MAX_WORKERS, _AHEAD = 16, 2 * EVAL_BATCH
 
 Batch = tuple[Tensor, Tensor]
 
@@ -121,13 +120,20 @@ class ResidentImages(LightningDataModule):
         """Yield each image that can be decoded with its label, or this process's share, and count the others."""
         bar, bad = ProgressBar(f"reading {self.data.name} {kind}", len(images)), []
         names = []
-        workers = self.data.num_workers
-        if workers is None:
-            workers = min(8, (os.cpu_count() or 1) - 1, len(images) // _IMAGES_PER_WORKER)
+        workers = cores() if self.data.num_workers is None else self.data.num_workers
         order = sorted(range(len(images)), key=images.indices.__getitem__)  # sources read ahead
         if shared_out:
             order = order[this_process()[0] :: this_process()[1]]
-        decoded = DataLoader(_Decoded(images, function), batch_size=None, sampler=order, num_workers=workers)
+
+        def decode(position: int) -> Tensor | None:
+            try:
+                return function(images.source.load(images.indices[position]))
+            except BadImageError:
+                if self.data.on_bad_image != "skip":
+                    raise
+                return None
+
+        decoded = ordered_map(decode, order, min(_MAX_WORKERS, workers), ahead=_AHEAD)
         try:
             for position, pixels in zip(order, decoded, strict=True):
                 bar.advance()
@@ -136,10 +142,9 @@ class ResidentImages(LightningDataModule):
                     names.append(name)
                     yield pixels, images.labels[position]
                     continue
-                if self.data.on_bad_image != "skip":
-                    images.source.load(images.indices[position])  # raises the error that was met
                 bad.append(name)
         finally:
+            decoded.close()
             bar.close()
         self.skipped[kind] = summed(len(bad)) if shared_out else len(bad)
         if kind == "test":
@@ -208,19 +213,3 @@ class ImageEvalLoader:
     def _stacked(self, batch: list[Batch]) -> Batch:
         views, labels = zip(*batch, strict=True)
         return torch.stack(views).to(self.device), torch.stack(labels).to(self.device)
-
-
-class _Decoded(Dataset[Tensor | None]):
-    """Decoded images; None where one cannot be decoded, because an error loses its type between processes."""
-
-    def __init__(self, images: ImageSet, function: Callable[[Image.Image], Tensor]) -> None:
-        self.images, self.function = images, function
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, position: int) -> Tensor | None:
-        try:
-            return self.function(self.images.source.load(self.images.indices[position]))
-        except BadImageError:
-            return None

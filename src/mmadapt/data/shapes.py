@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,8 @@ from mmadapt.data.base import FewShotData
 from mmadapt.data.images import FileHashes, ImageSet
 from mmadapt.data.shapes_worlds import CHUNK, Split, class_names, identity, render_chunk, split_labels
 from mmadapt.data.splits import Splits
+
+_RENDERING = Lock()
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class RenderedImages:
 
     def load(self, index: int) -> Image.Image:
         """Render the chunk that holds the image, unless it was the last one."""
-        chunk = _chunk(self.world, self.split, index // CHUNK)
+        with _RENDERING:  # threads that want the same chunk must not each render it
+            chunk = _chunk(self.world, self.split, index // CHUNK)
         return Image.fromarray(chunk[index % CHUNK].permute(1, 2, 0).numpy())
 
 
