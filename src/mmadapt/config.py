@@ -36,8 +36,9 @@ TOP_LEVEL = (
     "seed",
     "tag",
     "overwrite",
+    "launch",
 )
-_IRRELEVANT = ("paths", "logger", "tag", "overwrite")
+_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "launch")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip

@@ -7,7 +7,7 @@ import shlex
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.config import differences, fingerprint, resolve
 from mmadapt.errors import UserError
+from mmadapt.launch.devices import secondary_process
+from mmadapt.launch.locks import run_lock
 from mmadapt.results import FAILURE_FILE, Result, RunKey, write_json
 
 CONFIG_FILE = "config.yaml"
@@ -25,39 +27,82 @@ _GROUPS = ("clip", "data", "method", "protocol", "trainer", "logger")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job."""
+    """What became of one job; ``busy`` means that another process is computing it."""
 
-    status: Literal["done", "skipped", "failed"]
+    status: Literal["done", "skipped", "failed", "busy", "not started"]
     run_dir: Path
     seconds: float
     result: Result | None = None
     error: str = ""
 
 
-def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, overrides: Sequence[str]) -> Outcome:
+def execute(
+    cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, overrides: Sequence[str], *, wait: bool = True
+) -> Outcome:
     """Run a job unless its result is already there.
+
+    The folder is locked from the check to the result, so that two sweeps never compute one run twice.
 
     Args:
         cfg: The composed configuration.
         choices: The chosen option of each configuration group.
         run_dir: Folder of the run.
         overrides: The command-line overrides, noted with the result.
+        wait: Wait while another process computes this run.
 
     Raises:
         UserError: If the folder holds a result of another configuration, or the input is wrong.
+        BusyError: If another process computes this run and ``wait`` is False.
     """
     start = time.perf_counter()
     config = resolve(cfg)
+    config.pop("launch", None)  # how a run was started is no part of it
+    overrides = [line for line in overrides if not line.lstrip("+").startswith("launch.")]
+    finished = stored(run_dir, config)
+    # Rank 0 holds the lock for all processes of a run.
+    alone = nullcontext() if secondary_process(config["trainer"]) else run_lock(run_dir, wait=wait)
+    if finished is None:
+        with alone:
+            finished = stored(run_dir, config)
+            if finished is None:
+                result = _compute(config, choices, run_dir, overrides)
+                return Outcome("done", run_dir, time.perf_counter() - start, result)
+    return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
+
+
+def stored(run_dir: Path, config: Mapping[str, Any]) -> Result | None:
+    """Return the result that makes a run unnecessary, or None if it has to be computed.
+
+    Raises:
+        UserError: If the folder holds a result of another configuration and ``overwrite`` is false.
+    """
     finished = Result.read(run_dir)
-    if finished is not None and finished.fingerprint == fingerprint(config):
-        return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
-    if finished is not None and not config["overwrite"]:
-        changed = differences(finished.config, config)
-        listed = "; ".join(changed[:8]) + ("; …" if len(changed) > 8 else "")
-        raise UserError(
-            f"{run_dir} holds a result of another configuration ({listed}). "
-            "Use tag=<new> to keep both or overwrite=true to replace it."
-        )
+    if finished is None or finished.fingerprint == fingerprint(config):
+        return finished
+    if config["overwrite"]:
+        return None
+    changed = differences(finished.config, config)
+    listed = "; ".join(changed[:8]) + ("; …" if len(changed) > 8 else "")
+    raise UserError(
+        f"{run_dir} holds a result of another configuration ({listed}). "
+        "Use tag=<new> to keep both or overwrite=true to replace it."
+    )
+
+
+def remove_empty(folder: Path) -> None:
+    """Take back the folders that Hydra made for a job that was refused."""
+    for path in (folder, *folder.parents[:6]):
+        try:
+            path.rmdir()
+        except OSError:
+            return
+
+
+def _compute(
+    config: dict[str, Any], choices: Mapping[str, str], run_dir: Path, overrides: Sequence[str]
+) -> Result:
+    for left_over in run_dir.glob(".*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
     key = RunKey(
         config["tag"],
         config["protocol"]["name"],
@@ -70,7 +115,12 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
     with _noted(run_dir, config, overrides):
         from mmadapt.experiment import run
 
-        result = run(config, key, run_dir)
+        try:
+            result = run(config, key, run_dir)
+        except SystemExit as leaving:
+            if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
+                raise KeyboardInterrupt from leaving
+            raise
         typed = {
             "command": shlex.join(["python", "-m", "mmadapt", *overrides]),
             "overrides": list(overrides),
@@ -79,7 +129,7 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
         result = replace(result, provenance={**result.provenance, **typed})
         (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
         result.write(run_dir)
-    return Outcome("done", run_dir, time.perf_counter() - start, result)
+    return result
 
 
 @contextmanager
