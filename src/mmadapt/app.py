@@ -70,12 +70,14 @@ def main() -> None:
     """Run the command; mistakes of the user end as one message and exit code 1."""
     asked_for_trace = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us instead of Hydra's own printout
-    if any(map(_DRY_RUN.fullmatch, sys.argv[1:])):
-        sys.argv.append("hydra.mode=MULTIRUN")  # as a sweep of one: a single run starts by making its folder
+    for place, argument in enumerate(sys.argv):
+        if _DRY_RUN.fullmatch(argument):  # as a sweep of one: a single run starts by making its folder
+            sys.argv.insert(place, "hydra.mode=MULTIRUN")
+            break
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
     except KeyboardInterrupt:
-        child.report("failed", error="Interrupted.")
+        child.report("failed", error="Interrupted.", explained=True)
         _finish()
         print("mmadapt: interrupted.", file=sys.stderr)
         sys.exit(130)

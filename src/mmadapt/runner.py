@@ -144,7 +144,9 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
     try:
         yield
     except BaseException as error:
-        package.info("The run failed: %s", error, exc_info=not isinstance(error, UserError))
+        package.info(
+            "The run failed: %s", error, exc_info=not isinstance(error, UserError | KeyboardInterrupt)
+        )
         failure = {
             "error": f"{type(error).__name__}: {error}",
             "overrides": list(overrides),
