@@ -31,7 +31,9 @@ AWKWARD = (
 def hydra_node(*overrides, config_name="config", sources=()):
     listed = [{"provider": "main", "path": str(CONF_DIR)}, *sources]
     return OmegaConf.create({
-        "job": {"config_name": config_name}, "overrides": {"hydra": list(overrides)}, "runtime": {"config_sources": listed},
+        "job": {"config_name": config_name},
+        "overrides": {"hydra": list(overrides)},
+        "runtime": {"config_sources": listed},
     })  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,9 +145,11 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
     try:
         yield
     except BaseException as error:
-        package.info(
-            "The run failed: %s", error, exc_info=not isinstance(error, UserError | KeyboardInterrupt)
+        shown = None if isinstance(error, UserError | KeyboardInterrupt) else sys.exc_info()
+        record = package.makeRecord(
+            package.name, logging.INFO, __file__, 0, "The run failed: %s", (error,), shown
         )
+        handler.handle(record)  # to the file alone: the console gets a line of its own
         failure = {
             "error": f"{type(error).__name__}: {error}",
             "overrides": list(overrides),
