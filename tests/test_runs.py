@@ -182,7 +182,9 @@ def test_best_val_keeps_the_best_epoch_and_last_the_last(run):
     assert best.selection["rule"] == "best_val"
     assert 1 <= best.selection["epoch"] <= 6
     assert best.selection["val_top1"] >= 0
-    assert run(folder="last").result.selection == {"rule": "last", "epoch": 2, "tuned": {}}
+    last = run(folder="last").result.selection
+    assert 0 <= last.pop("val_top1") <= 1
+    assert last == {"rule": "last", "epoch": 2, "tuned": {}}
 
 
 def test_zero_shot_looks_at_no_shots(run):

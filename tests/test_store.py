@@ -440,8 +440,8 @@ def test_bad_image_stops_by_default_and_is_named(broken, encoder):
 
 
 def test_bad_images_are_skipped_counted_and_named(broken, encoder, caplog):
-    features, count = encode_split(encoder(), Mine(broken, on_bad_image="skip"), broken, "train", Views(2))
-    assert count == 2
+    features, bad = encode_split(encoder(), Mine(broken, on_bad_image="skip"), broken, "train", Views(2))
+    assert bad == [2, 5]
     assert features.image_features.shape[:2] == (2, 10)
     assert features.image_features.isfinite().all()
     assert features.labels.tolist() == [i % 3 for i in range(12) if i not in (2, 5)]
@@ -449,8 +449,8 @@ def test_bad_images_are_skipped_counted_and_named(broken, encoder, caplog):
 
 
 def test_nothing_is_skipped_of_good_images(images, encoder, caplog):
-    features, count = without_bad(encoder().image_features(images), images, "train")
-    assert (count, len(features.labels), caplog.text) == (0, 12, "")
+    features, bad = without_bad(encoder().image_features(images), images, "train")
+    assert (bad, len(features.labels), caplog.text) == ([], 12, "")
 
 
 def test_image_that_can_be_read_again_is_no_longer_skipped(broken, encoder, write_image, monkeypatch):

@@ -32,7 +32,7 @@ _DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=(true|yes|on|1)", re.IGNORECASE)
 
 
 def job(cfg: DictConfig) -> float | None:
-    """Run one composed configuration; the top-1 accuracy is what a Hydra sweeper may optimise.
+    """Run one composed configuration; the accuracy on val, never on test, is what a sweeper may optimise.
 
     A single run comes here, and the jobs of a sweep that another launcher than `SweepLauncher` runs.
     """
@@ -68,6 +68,8 @@ def job(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Run the command; mistakes of the user end as one message and exit code 1."""
+    # The source of a protocol is its data set; Hydra can choose an option only by the name of its group.
+    sys.argv[1:] = [re.sub(r"^protocol\.source=", "data=", argument) for argument in sys.argv[1:]]
     asked_for_trace = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us instead of Hydra's own printout
     for place, argument in enumerate(sys.argv):

@@ -25,10 +25,13 @@ class KeepBest(Callback):
         """Keep this epoch's state if it is better than all before."""
         if trainer.sanity_checking:
             return
-        score = float(trainer.callback_metrics["val/top1"])
+        self.consider(trainer.current_epoch + 1, float(trainer.callback_metrics["val/top1"]), pl_module)
+
+    def consider(self, epoch: int, score: float, module: LightningModule) -> None:
+        """Keep the module's state if the score of this epoch, counted from 1, is better than all before."""
         if score > self.score:
-            self.epoch, self.score = trainer.current_epoch + 1, score
-            self._state = {key: value.detach().clone() for key, value in pl_module.state_dict().items()}
+            self.epoch, self.score = epoch, score
+            self._state = {key: value.detach().clone() for key, value in module.state_dict().items()}
 
     def restore(self, module: LightningModule) -> None:
         """Put the best state back into the module."""

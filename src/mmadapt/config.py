@@ -18,11 +18,9 @@ from hydra.utils import get_class, get_method
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mmadapt.conf_dir import CONF_DIR as CONF_DIR
 from mmadapt.errors import UserError, did_you_mean
-
-_PACKAGE = Path(__file__).resolve().parent
-CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
-"""The configuration folder: inside an installed package, at the top of a checkout."""
+from mmadapt.protocols import add_target_nodes, scored_sets
 
 TOP_LEVEL = (
     "clip",
@@ -36,9 +34,11 @@ TOP_LEVEL = (
     "seed",
     "tag",
     "overwrite",
+    "save_predictions",
+    "save_confusion",
     "launch",
 )
-_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "launch")
+_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion", "launch")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip
@@ -74,14 +74,17 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
                 f"{key!r} is not a key of the configuration{did_you_mean(str(key), TOP_LEVEL)}. "
                 f"Accepted: {', '.join(TOP_LEVEL)}."
             )
+    cfg = add_target_nodes(cfg)
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    for key in ("shots", "seed", "tag", "overwrite"):
+    for key in ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confusion"):
         check_scalar(key, config[key])
-    return {str(key): value for key, value in config.items()}
+    found = {str(key): value for key, value in config.items()}
+    scored_sets(found)
+    return found
 
 
 def check_scalar(key: str, value: Any) -> Any:
@@ -94,7 +97,9 @@ def check_scalar(key: str, value: Any) -> Any:
     good, wanted = {
         "shots": (whole and value >= 1, "a whole number of at least 1, the training images per class"),
         "seed": (whole and value >= 0, "a whole number of at least 0"),
-        "overwrite": (isinstance(value, bool), "true or false"),
+        **dict.fromkeys(
+            ("overwrite", "save_predictions", "save_confusion"), (isinstance(value, bool), "true or false")
+        ),
         "tag": (
             isinstance(value, str)
             and all(re.fullmatch(r"[\w.-]*\w[\w.-]*", part) for part in value.split("/")),
@@ -110,9 +115,16 @@ def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return, flat, the part of a resolved configuration that can change a number."""
     kept = {key: value for key, value in config.items() if key not in _IRRELEVANT}
     flat = flatten(kept)
-    display = [f"trainer.{key}" for key in _IRRELEVANT_TRAINER] + ["trainer.enable_", "data.num_workers"]
-    if "data.folders" in flat:  # a published data set is what it is wherever it lies; a folder is its path
-        display += [f"data.{key}" for key in _PLACE]
+    display = [f"trainer.{key}" for key in _IRRELEVANT_TRAINER] + [
+        "trainer.enable_",
+        "protocol.known_targets",
+    ]
+    for node in {re.match(r"data|protocol\.sets\.\w+|", key)[0] for key in flat} - {""}:  # type: ignore[index]
+        display.append(f"{node}.num_workers")
+        if (
+            f"{node}.folders" in flat
+        ):  # a published data set is what it is wherever it lies; a folder is its path
+            display += [f"{node}.{key}" for key in _PLACE]
     return {key: value for key, value in flat.items() if not key.startswith(tuple(display))}
 
 

@@ -1,18 +1,18 @@
-"""One run from a resolved configuration: build, adapt, train, choose on val, score once on test."""
+"""One run from a resolved configuration: build, adapt, train, choose on val, then score every set once."""
 
 from __future__ import annotations
 
 import json
-import logging
 import time
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, Trainer, seed_everything
+from hydra.utils import get_class
+from lightning import Trainer, seed_everything
 from safetensors.torch import save_file
 
 from mmadapt.callbacks import KeepBest, TrainProgress
@@ -21,23 +21,66 @@ from mmadapt.config import fingerprint, instantiate
 from mmadapt.data.base import FewShotData
 from mmadapt.data.resident import ResidentData
 from mmadapt.data.resident_images import ResidentImages
-from mmadapt.errors import UserError
-from mmadapt.features import FeatureEncoder, open_store
+from mmadapt.features import FeatureEncoder, FeatureSet, open_store
 from mmadapt.methods.base import Method
+from mmadapt.protocols import Transfer, choose_classifier, scored_sets
 from mmadapt.provenance import peak_memory_mib, provenance
-from mmadapt.results import Result, RunKey
-
-log = logging.getLogger(__name__)
+from mmadapt.results import Classifier, Result, RunKey
+from mmadapt.scoring import Scoreboard, classified
+from mmadapt.trainer import build_trainer, quiet
 
 WEIGHTS_FILE = "adapter.safetensors"
-_LIVE_TRAINER = (
-    "callbacks",
-    "logger",
-    "default_root_dir",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "use_distributed_sampler",
-)
+
+
+@dataclass
+class Prepared:
+    """A run whose method has seen its shots and is about to be trained.
+
+    Attributes:
+        config: The resolved configuration.
+        key: Identity of the run.
+        method: The method, after `adapt`.
+        resident: Its features or images; shots and val are there, test is locked.
+        sets: The data of each scored set, the one that is trained on first.
+        classifiers: How the classes of each set are told apart.
+        trainer: The Lightning trainer, not yet used.
+        encoder: Counts what had to be encoded.
+        clock: Seconds of the phases so far.
+        started: Time of the start, seconds since 1970.
+    """
+
+    config: Mapping[str, Any]
+    key: RunKey
+    method: Method
+    resident: ResidentData | ResidentImages
+    sets: Mapping[str, FewShotData]
+    classifiers: Mapping[str, Classifier]
+    trainer: Trainer
+    encoder: FeatureEncoder
+    clock: Clock
+    started: float
+
+    @property
+    def epochs(self) -> int:
+        """Epochs to train; 0 for a training-free method."""
+        return (self.trainer.max_epochs or 0) if self.method.uses_shots else 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training chose.
+
+    Attributes:
+        epoch: The epoch whose weights were kept, counted from 1; 0 without training.
+        val_top1: Its top-1 on val, if it was chosen by that.
+    """
+
+    epoch: int
+    val_top1: float | None = None
+
+
+Shots = dict[str, tuple[FeatureSet, FeatureSet, dict[str, int]]]
+"""Features of shots and val, and what was skipped, by what they depend on."""
 
 
 def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
@@ -51,36 +94,79 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
     Raises:
         UserError: If the configuration or the data cannot be used as they are.
     """
-    started, clock = time.time(), _Clock()
-    _quiet()
+    prepared = prepare(config, key, run_dir)
+    return finish(prepared, fit(prepared))
+
+
+def prepare(config: Mapping[str, Any], key: RunKey, run_dir: Path, shots: Shots | None = None) -> Prepared:
+    """Build everything under the run's own seed and let the method see shots and val, up to training.
+
+    Args:
+        config: As for `run`.
+        key: As for `run`.
+        run_dir: As for `run`.
+        shots: Features that other runs of this process hold; what is missing is added. None shares nothing.
+
+    Raises:
+        UserError: If the configuration or the data cannot be used as they are.
+    """
+    started, clock = time.time(), Clock()
+    quiet()
     seed_everything(config["seed"], workers=True, verbose=False)
     torch.set_float32_matmul_precision("highest")
-    data: FewShotData = instantiate(config["data"], "data")
-    trainer = _trainer(config, run_dir)
+    sets: dict[str, FewShotData] = {
+        name: instantiate(node, "data") for name, node in scored_sets(config).items()
+    }
+    source = next(iter(sets.values()))
+    trainer = build_trainer(config, run_dir)
     device = trainer.strategy.root_device
-    data.prepare_data()
-    data.setup("fit")
+    for data in sets.values():
+        data.prepare_data()
+        data.setup("fit")
+    method_class: type[Method] = get_class(config["method"]["_target_"])
+    _classifiers(config, key, method_class.transfer, sets)  # refuse at once what the class alone refuses
     clip = _backbone(json.dumps(config["clip"], sort_keys=True)).to(device)
     encoder = FeatureEncoder(clip, open_store(Path(config["paths"]["features"])))
     method: Method = instantiate(
         config["method"],
         "method",
         clip=clip,
-        classes=data.classes,
-        text_features=encoder.text_features(data.classes),
+        classes=source.classes,
+        text_features=encoder.text_features(source.classes),
     ).to(device)
-    resident = _resident(method, data, encoder, config["seed"], device)
-    selection = _adapt(method, resident, trainer, clock) if method.uses_shots else {"rule": "none"}
-    data.open_test()  # from here on nothing is chosen any more
-    trainer.test(method, datamodule=_TestOnly(resident), verbose=False)
-    clock.lap("eval_seconds")
+    classifiers = _classifiers(config, key, method.transfer, sets)
+    resident = _resident(method, source, encoder, config["seed"], device)
+    prepared = Prepared(config, key, method, resident, sets, classifiers, trainer, encoder, clock, started)
+    if method.uses_shots:
+        _adapt(prepared, {} if shots is None else shots)
+    return prepared
+
+
+def finish(prepared: Prepared, trained: Trained) -> Result:
+    """Choose hyper-parameters on val, write the adapter's weights to the run's folder, score every set once."""
+    config, method, clock = prepared.config, prepared.method, prepared.clock
+    trainer, encoder, source = prepared.trainer, prepared.encoder, prepared.resident.data
+    run_dir, device = Path(trainer.default_root_dir), trainer.strategy.root_device
+    selection = _select(prepared, trained) if method.uses_shots else {"rule": "none"}
     _save_weights(method, run_dir)
+    board = Scoreboard(trainer, confusion=config["save_confusion"], predictions=config["save_predictions"])
+    skipped: dict[str, int] = {}
+    for name, data in prepared.sets.items():  # from here on nothing is chosen any more
+        data.open_test()
+        resident = prepared.resident
+        if data is not source:
+            resident = _resident(method, data, encoder, config["seed"], device)
+        judge, labels = classified(method, prepared.classifiers[name], source, data, encoder)
+        board.add(name, judge, resident, prepared.classifiers[name], labels)
+        skipped |= {name if kind == "test" else kind: count for kind, count in resident.skipped.items()}
+    board.write(run_dir)
+    clock.lap("eval_seconds")
     trainable = sum(p.numel() for p in method.trainable_parameters())
     return Result(
-        key=key,
-        scores={"test": method.final_score},
+        key=prepared.key,
+        scores=board.scores,
         selection=selection,
-        data={**data.describe(), "test": method.final_score.total, "skipped": resident.skipped},
+        data={**source.describe(), "test": sum(s.total for s in board.scores.values()), "skipped": skipped},
         cost={
             "trainable_params": trainable,
             **clock.seconds,
@@ -89,7 +175,7 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path) -> Result:
         },
         fingerprint=fingerprint(config),
         config=dict(config),
-        provenance=provenance(device, started, trainer.world_size),
+        provenance=provenance(device, prepared.started, trainer.world_size),
     )
 
 
@@ -108,87 +194,71 @@ def _resident(
     )  # fmt: skip
 
 
-def _adapt(
-    method: Method, data: ResidentData | ResidentImages, trainer: Trainer, clock: _Clock
-) -> dict[str, Any]:
-    """Let the method see the shots and val; return how its epoch and hyper-parameters were chosen."""
-    method.run_dir = Path(trainer.default_root_dir)
-    data.setup("fit")
-    clock.lap("encode_seconds")
-    if isinstance(data, ResidentData):
-        method.adapt(data.support, data.val)
-    clock.lap("adapt_seconds")
-    keep_best = _fit(trainer, method, data)
-    clock.lap("train_seconds")
-    if isinstance(data, ResidentData):
-        method.search(data.val)
-    clock.lap("search_seconds")
-    selection = {"rule": method.selection, "epoch": trainer.current_epoch, "tuned": dict(method.tuned)}
-    return (
-        selection
-        if keep_best is None
-        else {**selection, "epoch": keep_best.epoch, "val_top1": keep_best.score}
-    )
+def _adapt(prepared: Prepared, shots: Shots) -> None:
+    """Let the method see the shots and val."""
+    method, resident = prepared.method, prepared.resident
+    method.run_dir = Path(prepared.trainer.default_root_dir)
+    if isinstance(resident, ResidentData):
+        node = {key: prepared.config[key] for key in ("data", "clip", "paths")}
+        views = (method.view_spec.count, method.view_spec.crop_scale, str(resident.device))
+        same = json.dumps([node, views], sort_keys=True)
+        if same in shots:
+            resident.support, resident.val, skipped = shots[same]
+            resident.skipped.update(skipped)
+        resident.setup("fit")
+        shots[same] = resident.support, resident.val, dict(resident.skipped)
+    else:
+        resident.setup("fit")
+    prepared.clock.lap("encode_seconds")
+    if isinstance(resident, ResidentData):
+        method.adapt(resident.support, resident.val)
+    prepared.clock.lap("adapt_seconds")
 
 
-def _fit(trainer: Trainer, method: Method, data: LightningDataModule) -> KeepBest | None:
-    if not trainer.max_epochs:
-        return None
+def _select(prepared: Prepared, trained: Trained) -> dict[str, Any]:
+    """Let the method choose its hyper-parameters; return how they and the epoch were chosen."""
+    method, resident = prepared.method, prepared.resident
+    prepared.clock.lap("train_seconds")
+    if isinstance(resident, ResidentData):
+        method.search(resident.val)
+    prepared.clock.lap("search_seconds")
+    chosen = {} if trained.val_top1 is None else {"val_top1": trained.val_top1}
+    if isinstance(resident, ResidentData) and len(resident.val.labels):
+        chosen = {"val_top1": _val_top1(method, resident)}  # after the search: of what is scored
+    return {"rule": method.selection, "epoch": trained.epoch, "tuned": dict(method.tuned), **chosen}
+
+
+@torch.no_grad()
+def _val_top1(method: Method, data: ResidentData) -> float:
+    method.eval()
+    predicted = torch.cat([method(rows).argmax(dim=1) for rows in data.val.image_features[0].split(1024)])
+    return float((predicted == data.val.labels).float().mean())
+
+
+def fit(prepared: Prepared) -> Trained:
+    """Train one run by Lightning; methods without training are left as they are."""
+    method, trainer = prepared.method, prepared.trainer
+    if not prepared.epochs:
+        return Trained(trainer.current_epoch)
     keep_best = KeepBest() if method.selection == "best_val" else None
     trainer.callbacks += [TrainProgress(), *([keep_best] if keep_best else [])]  # type: ignore[attr-defined]
-    trainer.fit(method, datamodule=data)
-    if keep_best is not None:
-        keep_best.restore(method)
-    return keep_best
+    trainer.fit(method, datamodule=prepared.resident)
+    if keep_best is None:
+        return Trained(trainer.current_epoch)
+    keep_best.restore(method)
+    return Trained(keep_best.epoch, keep_best.score)
 
 
-class _TestOnly(LightningDataModule):
-    """Hands the unlocked test batches to ``Trainer.test`` and nothing else."""
-
-    def __init__(self, data: ResidentData | ResidentImages) -> None:
-        super().__init__()
-        self._data = data
-
-    def test_dataloader(self) -> Any:
-        return self._data.test_dataloader()
-
-
-def _trainer(config: Mapping[str, Any], run_dir: Path) -> Trainer:
-    node = dict(config["trainer"])
-    for key in _LIVE_TRAINER:
-        if key in node:
-            raise UserError(f"trainer.{key} is set by mmadapt itself; remove it.")
-    if node.get("max_steps", -1) != -1 or node.get("max_time") is not None:
-        raise UserError(
-            "trainer.max_steps and max_time do not apply: one Lightning step is one epoch here. Use method.epochs."
-        )
-    precision = str(node.get("precision", ""))
-    if precision in ("16-true", "bf16-true"):
-        name = precision.removesuffix("-true")
-        raise UserError(
-            f"trainer.precision={precision} would store what is learned in 16 bits, too few for small learning rates. "
-            f"Use clip.precision={'fp16' if name == '16' else name} or trainer.precision={name}-mixed."
-        )
-    logger = _logger(config["logger"], run_dir)
-    trainer: Trainer = instantiate(
-        node, "trainer", logger=logger, callbacks=[], default_root_dir=run_dir,
-        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
-    if trainer.world_size > 1:
-        raise UserError(
-            f"trainer.devices={config['trainer'].get('devices')}: training on several devices is not available yet. "
-            "Use trainer.devices=1."
-        )
-    return trainer
-
-
-def _logger(node: Mapping[str, Any], run_dir: Path) -> Any:
-    if not node:
-        return False
-    if str(node.get("_target_", "")).endswith("CSVLogger"):
-        (run_dir / "metrics.csv").unlink(missing_ok=True)
-        return instantiate(node, "logger", save_dir=run_dir, name="", version="")
-    return instantiate(node, "logger", save_dir=run_dir)
+def _classifiers(
+    config: Mapping[str, Any], key: RunKey, transfer: Transfer, sets: Mapping[str, FewShotData]
+) -> dict[str, Classifier]:
+    """Return which classifier each set gets; refuse a method where it is not defined."""
+    own = next(iter(sets.values())).class_keys
+    new_classes = config["protocol"].get("new_classes", "refuse")
+    return {
+        name: choose_classifier(key.method, transfer, own, data.class_keys, name, new_classes)
+        for name, data in sets.items()
+    }
 
 
 @lru_cache(maxsize=2)
@@ -205,19 +275,17 @@ def _save_weights(method: Method, run_dir: Path) -> None:
     temporary.replace(run_dir / WEIGHTS_FILE)
 
 
-class _Clock:
+class Clock:
+    """Seconds of the phases of a run."""
+
     def __init__(self) -> None:
+        """Start the first phase."""
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: str, seconds: float | None = None) -> None:
+        """End a phase; a phase that was noted before, as a share of a stack's, keeps its seconds."""
         now = time.perf_counter()
-        self.seconds[name] = round(now - self._last, 4)
+        if seconds is not None or name not in self.seconds:
+            self.seconds[name] = round(now - self._last if seconds is None else seconds, 4)
         self._last = now
-
-
-def _quiet() -> None:
-    """Keep Lightning's hints about devices and loaders out of a sweep's output."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")

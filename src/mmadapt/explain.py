@@ -13,7 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapt.config import CONF_DIR
+from mmadapt.conf_dir import CONF_DIR
 from mmadapt.errors import did_you_mean
 
 

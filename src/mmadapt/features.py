@@ -235,15 +235,15 @@ def _load(
     yield from DataLoader(dataset, batch_size=batch_size, sampler=items, num_workers=workers)
 
 
-def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, int]:
-    """Leave out images that could not be decoded; say how many and name the first five."""
+def without_bad(features: FeatureSet, images: ImageSet, kind: str) -> tuple[FeatureSet, list[int]]:
+    """Leave out images that could not be decoded; return their positions, too, and name the first five."""
     bad = _undecodable(features.image_features)
     if not bad:
-        return features, 0
+        return features, bad
     log.warning("%d %s images cannot be decoded and are left out: %s", len(bad), kind, _some(images, bad))
     good = torch.ones(len(images), dtype=torch.bool)
     good[bad] = False
-    return FeatureSet(features.image_features[:, good], features.labels[good]), len(bad)
+    return FeatureSet(features.image_features[:, good], features.labels[good]), bad
 
 
 def _undecodable(image_features: Tensor) -> list[int]:
@@ -263,8 +263,8 @@ def open_store(root: Path) -> FeatureStore:
 
 def encode_split(
     encoder: FeatureEncoder, data: FewShotData, images: ImageSet, kind: str, views: Views = Views()
-) -> tuple[FeatureSet, int]:
-    """Encode a split of a data set under its rules for workers and bad images."""
+) -> tuple[FeatureSet, list[int]]:
+    """Encode a split of a data set under its rules for workers and bad images; see `without_bad`."""
     skip = data.on_bad_image == "skip"
     features = encoder.image_features(
         images, views, workers=data.num_workers, skip_bad=skip, label=f"{data.name} {kind}"

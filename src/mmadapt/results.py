@@ -11,17 +11,24 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmadapt.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the file layout."""
 PROTOCOL = 1
 """Version of what the numbers mean; raised when an evaluation change makes old numbers incomparable."""
 
 RESULT_FILE = "result.json"
+DETAILS_FILE = "details.json"
+PREDICTIONS_FILE = "predictions.parquet"
 FAILURE_FILE = "failed.json"
+
+Classifier = Literal["own", "names", "sliced", "text_only"]
+"""How the classes of a scored set are told apart: by what was trained on these ``own`` classes; by the trained
+weights and the ``names`` of other classes; by the trained logits of the classes that occur, ``sliced``; by the
+text side alone, ``text_only``, of a method whose image side is tied to the classes it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +51,26 @@ class Score:
     Attributes:
         top1: Share of images whose best class is the true one (micro, the papers' accuracy), in [0, 1].
         top1_macro: Mean over classes of the class's own accuracy, in [0, 1].
+        top5: Share of images whose true class is among the five best, in [0, 1]; 1 with five classes or fewer.
         nll: Mean negative log-likelihood of the true class, in nats.
         ece: Expected calibration error with 15 equal-width bins, in [0, 1].
         correct: Number of images classified rightly.
         total: Number of images.
         classes: Number of classes to choose from.
+        data: The data set the images are from.
+        classifier: See `Classifier`.
     """
 
     top1: float
     top1_macro: float
+    top5: float
     nll: float
     ece: float
     correct: int
     total: int
     classes: int
+    data: str = ""
+    classifier: Classifier = "own"
 
 
 @dataclass(frozen=True)
@@ -66,9 +79,10 @@ class Result:
 
     Attributes:
         key: Identity of the run.
-        scores: Final scores by the name of the scored set (``test``).
+        scores: Final scores by the name of the scored set: ``test``; ``base`` and ``new``; or the names of the
+            source data set and of the target sets, in the order they were asked for.
         selection: How epoch and hyper-parameters were chosen: ``rule`` (``last`` or ``best_val``),
-            ``epoch``, ``val_top1`` and the values ``tuned`` on the validation images.
+            ``epoch``, ``val_top1`` of what is scored, and the values ``tuned`` on the validation images.
         data: Hash of the draw, numbers of classes and images, classes with fewer images than shots.
         cost: Trainable parameters, seconds by phase, peak memory in MiB.
         fingerprint: SHA-256 of the configuration as far as it can change a number.
@@ -88,6 +102,16 @@ class Result:
     provenance: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
     protocol: int = PROTOCOL
+
+    def headline(self) -> tuple[str, float]:
+        """Return the one number of the run, in [0, 1], and its name: top-1, H, or the mean over the targets."""
+        scores = self.scores
+        if scores.keys() == {"base", "new"}:
+            return "H", harmonic_mean(scores["base"].top1, scores["new"].top1)
+        if len(scores) == 1:
+            return "top-1", next(iter(scores.values())).top1
+        targets = [score.top1 for name, score in scores.items() if name != self.key.data]
+        return "mean of targets", sum(targets) / len(targets)
 
     def write(self, run_dir: Path) -> Path:
         """Write ``result.json`` atomically and remove the note of an earlier failure."""
@@ -126,6 +150,11 @@ class Result:
             return cls(**{**raw, "key": RunKey(**raw["key"]), "scores": scores})
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a result file of mmadapt: {error}.") from error
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """Return ``H = 2 · base · new / (base + new)``, 0 if both are."""
+    return 2 * base * new / (base + new) if base + new else 0.0
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import sys
@@ -19,7 +20,7 @@ from mmadapt.config import differences, fingerprint, resolve
 from mmadapt.errors import UserError
 from mmadapt.launch.devices import secondary_process
 from mmadapt.launch.locks import run_lock
-from mmadapt.results import FAILURE_FILE, Result, RunKey, write_json
+from mmadapt.results import DETAILS_FILE, FAILURE_FILE, PREDICTIONS_FILE, Result, RunKey, write_json
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "run.log"
@@ -79,7 +80,7 @@ def stored(run_dir: Path, config: Mapping[str, Any]) -> Result | None:
     """
     finished = Result.read(run_dir)
     if finished is None or finished.fingerprint == fingerprint(config):
-        return finished
+        return finished if finished is not None and _has_files(config, run_dir) else None
     if config["overwrite"]:
         return None
     changed = differences(finished.config, config)
@@ -131,6 +132,19 @@ def _compute(
         (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
         result.write(run_dir)
     return result
+
+
+def _has_files(config: Mapping[str, Any], run_dir: Path) -> bool:
+    """Return whether a finished run left the files that are asked for now; else it is run again."""
+    if config["save_predictions"] and not (run_dir / PREDICTIONS_FILE).is_file():
+        return False
+    if not config["save_confusion"]:
+        return True
+    try:
+        sets = json.loads((run_dir / DETAILS_FILE).read_text(encoding="utf-8"))["sets"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return all("confusion" in details for details in sets.values())
 
 
 @contextmanager

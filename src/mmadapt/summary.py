@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from mmadapt.results import Score
 from mmadapt.runner import Outcome
 
 
@@ -37,11 +38,20 @@ def _scores(outcome: Outcome) -> Table:
     assert result is not None
     key = result.key
     table = Table(title=f"{key.method} · {key.data} · {key.clip} · {key.shots} shots · seed {key.seed}")
-    for column in ("set", "top-1 %", "macro top-1 %", "NLL", "ECE %", "images", "classes"):
-        table.add_column(column, justify="left" if column == "set" else "right")
+    for column in ("set", "top-1 %", "macro top-1 %", "top-5 %", "NLL", "ECE %", "images", "classes"):
+        table.add_column(column, justify="left" if column == "set" else "right", no_wrap=column == "set")
     for name, score in result.scores.items():
-        percent = (f"{100 * value:.2f}" for value in (score.top1, score.top1_macro))
-        table.add_row(
-            name, *percent, f"{score.nll:.4f}", f"{100 * score.ece:.2f}", str(score.total), str(score.classes)
-        )
+        percent = (f"{100 * value:.2f}" for value in (score.top1, score.top1_macro, score.top5))
+        images, classes = str(score.total), str(score.classes)
+        calibration = (f"{score.nll:.4f}", f"{100 * score.ece:.2f}")
+        table.add_row(_named(name, score), *percent, *calibration, images, classes)
+    if len(result.scores) > 1:
+        name, value = result.headline()
+        table.add_section()
+        table.add_row(name, f"{100 * value:.2f}")
     return table
+
+
+def _named(name: str, score: Score) -> str:
+    how = {"sliced": "logits sliced", "text_only": "text side only"}.get(score.classifier)
+    return f"{name} ({how})" if how else name

@@ -162,8 +162,14 @@ def _read(folder: Path) -> Result | None:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     if result:
         key = result.key
-        names = (key.tag, key.protocol, key.clip, key.data, key.method)
-        numbers = [value for score in result.scores.values() for value in vars(score).values()]
+        words = [text for score in result.scores.values() for text in (score.data, score.classifier)]
+        names = (key.tag, key.protocol, key.clip, key.data, key.method, *words)
+        numbers = [
+            value
+            for score in result.scores.values()
+            for name, value in vars(score).items()
+            if name not in ("data", "classifier")
+        ]
         if not (
             all(isinstance(name, str) for name in names)
             and all(isinstance(number, int) for number in (key.shots, key.seed, result.protocol))

@@ -45,6 +45,7 @@ METRICS = {
     for metric in (
         Metric("top1", "Top-1 accuracy", "%", 100.0, 2, True),
         Metric("top1_macro", "Mean class accuracy", "%", 100.0, 2, True),
+        Metric("top5", "Top-5 accuracy", "%", 100.0, 2, True),
         Metric("nll", "Negative log-likelihood", "nats", 1.0, 3, False),
         Metric("ece", "Expected calibration error", "%", 100.0, 2, False),
     )

@@ -173,6 +173,12 @@ class FewShotData(LightningDataModule, ABC):
             )
         return self._splits.test
 
+    @property
+    def class_keys(self) -> tuple[str, ...]:
+        """What tells classes of different data sets apart: their ids (wnids), or else their names."""
+        assert self._splits is not None
+        return self._splits.class_ids or self.classes.names
+
     def describe(self) -> dict[str, Any]:
         """Return what the result file says about the data."""
         return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmadapt.config import CONF_DIR
+from mmadapt.conf_dir import CONF_DIR
 from mmadapt.data.locate import Home, best_folder
 from mmadapt.data.split_json import read_split_file
 from mmadapt.errors import UserError, did_you_mean

@@ -41,13 +41,16 @@ class EpochLoader:
         epoch, self.epoch = self.epoch, self.epoch + 1
         yield self._batches(epoch)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        features, labels = self.features
-        views, count = features.shape[:2]
+    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the images of an epoch in their order and the view of each, (N,) and (N,), on the CPU."""
+        views, count = self.features.image_features.shape[:2]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(count, generator=generator)
-        view = ((self._start + epoch) % views)[order].to(features.device)
-        order = order.to(features.device)
+        return order, ((self._start + epoch) % views)[order]
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        features, labels = self.features
+        order, view = (part.to(features.device) for part in self.order(epoch))
         rank, world_size = self.shard
         for rows, chosen in zip(order.split(self.batch_size), view.split(self.batch_size), strict=True):
             share = slice(rank, len(rows) - len(rows) % world_size, world_size)
@@ -82,6 +85,7 @@ class ResidentData(LightningDataModule):
         support: Training features (V, N, D), in the order of the draw.
         val: Validation features (1, N, D).
         skipped: Images left out because they cannot be decoded, by split.
+        test_names: Names of the scored images in their order, once the loader is made.
     """
 
     support: FeatureSet
@@ -138,5 +142,9 @@ class ResidentData(LightningDataModule):
 
     def _encode(self, kind: str, views: Views = Views()) -> FeatureSet:
         images = getattr(self.data, kind)
-        features, self.skipped[kind] = encode_split(self.encoder, self.data, images, kind, views)
+        features, bad = encode_split(self.encoder, self.data, images, kind, views)
+        self.skipped[kind] = len(bad)
+        if kind == "test":
+            left_out = set(bad)
+            self.test_names = [name for i, name in enumerate(images.names()) if i not in left_out]
         return FeatureSet(features.image_features.to(self.device), features.labels.to(self.device))

@@ -39,6 +39,7 @@ class ResidentImages(LightningDataModule):
 
     Attributes:
         skipped: Images left out because they cannot be decoded, by split.
+        test_names: Names of the scored images in the order of the batches, once these were read.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class ResidentImages(LightningDataModule):
     ) -> Iterator[Batch]:
         """Yield each image that can be decoded with its label, and count the others."""
         bar, bad = ProgressBar(f"reading {self.data.name} {kind}", len(images)), []
+        names = []
         workers = self.data.num_workers
         if workers is None:
             workers = min(8, (os.cpu_count() or 1) - 1, len(images) // _IMAGES_PER_WORKER)
@@ -123,15 +125,19 @@ class ResidentImages(LightningDataModule):
         try:
             for position, pixels in zip(order, decoded, strict=True):
                 bar.advance()
+                name = images.source.name(images.indices[position])
                 if pixels is not None:
+                    names.append(name)
                     yield pixels, images.labels[position]
                     continue
                 if self.data.on_bad_image != "skip":
                     images.source.load(images.indices[position])  # raises the error that was met
-                bad.append(images.source.name(images.indices[position]))
+                bad.append(name)
         finally:
             bar.close()
         self.skipped[kind] = len(bad)
+        if kind == "test":
+            self.test_names = names
         if bad:
             log.warning("%d %s images cannot be decoded and are left out: %s%s",
                         len(bad), kind, ", ".join(bad[:5]), ", …" if len(bad) > 5 else "")  # fmt: skip

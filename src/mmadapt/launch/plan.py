@@ -16,7 +16,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapt.config import fingerprint, resolve
+from mmadapt.config import resolve
 from mmadapt.errors import UserError
 from mmadapt.explain import explain_value
 from mmadapt.launch.devices import several_processes
@@ -39,8 +39,7 @@ class Cell:
         reason: Why it is refused, how it failed before, or who computes it.
         own_process: It must run in a fresh process.
         place: What an estimate of its cost is looked up by: clip, data, method and shots.
-        trainer: The resolved trainer node.
-        fingerprint: Of the configuration.
+        config: The resolved configuration; empty if it is refused.
         result: The stored result of a job that is done.
     """
 
@@ -50,8 +49,7 @@ class Cell:
     reason: str
     own_process: bool
     place: tuple[str, str, str, int]
-    trainer: Mapping[str, Any]
-    fingerprint: str = ""
+    config: Mapping[str, Any]
     result: Result | None = None
 
 
@@ -87,8 +85,7 @@ def look_at(task: DictConfig, method: str, run_dir: Path, overrides: tuple[str, 
         plain = resolve(task)
         options = LaunchOptions.read(plain.pop("launch", None))
         place = (plain["clip"]["name"], plain["data"]["name"], method, plain["shots"])
-        trainer = plain["trainer"]
-        own = options.isolate or several_processes(trainer)
+        own = options.isolate or several_processes(plain["trainer"])
         result = stored(run_dir, plain)
         if result is not None:  # a thousand of them are kept until they are reported
             result = replace(result, config={}, provenance={})
@@ -96,7 +93,7 @@ def look_at(task: DictConfig, method: str, run_dir: Path, overrides: tuple[str, 
         reason = explain_value(error)
         return Cell(overrides, run_dir, "refused", reason, False, ("", "", method, 0), {})
     state, reason = state_of(run_dir) if result is None else ("done", "")
-    return Cell(overrides, run_dir, state, reason, own, place, trainer, fingerprint(plain), result)
+    return Cell(overrides, run_dir, state, reason, own, place, plain, result)
 
 
 def state_of(run_dir: Path) -> tuple[State, str]:

@@ -18,8 +18,8 @@ outcomes: list[Outcome] = []
 
 
 def objective(outcome: Outcome) -> float | None:
-    """Return what a Hydra sweeper may optimise: the top-1 accuracy on the test images."""
-    return outcome.result.scores["test"].top1 if outcome.result else None
+    """Return what a Hydra sweeper may optimise: the accuracy on val, never on test."""
+    return outcome.result.selection.get("val_top1") if outcome.result else None
 
 
 def print_line(outcome: Outcome, counter: str, note: str = "") -> None:
@@ -34,10 +34,9 @@ def print_line(outcome: Outcome, counter: str, note: str = "") -> None:
     if outcome.status == "failed":
         print(f"[{counter}] {shown}: failed. {outcome.error}{note}", file=sys.stderr, flush=True)
         return
-    top1 = objective(outcome)
-    score = "no result" if top1 is None else f"top-1 {100 * top1:.2f} %"
+    name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
     took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
-    print(f"[{counter}] {shown}: {score} ({took}){note}", flush=True)
+    print(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}", flush=True)
 
 
 class SweepReport:

@@ -14,8 +14,8 @@ from mmadapt.launch.locks import LOCK_FILE, holder
 from mmadapt.launch.options import LaunchOptions
 from mmadapt.launch.plan import Cell, failure
 from mmadapt.launch.report import SweepReport
-from mmadapt.results import FAILURE_FILE, Result
-from mmadapt.runner import Outcome
+from mmadapt.results import FAILURE_FILE
+from mmadapt.runner import Outcome, stored
 
 _POLL_SECONDS = 0.1
 _ELSEWHERE_SECONDS = 1.0
@@ -101,7 +101,7 @@ class Schedule:
                 self._take_back(job, outcome)
                 return True
             try:
-                lease = self._pool.take(job.cell.trainer)
+                lease = self._pool.take(job.cell.config["trainer"])
             except UserError as error:
                 self._open.remove(job)
                 self._finish(job, Outcome("failed", job.cell.run_dir, 0.0, error=str(error)))
@@ -145,16 +145,19 @@ class Schedule:
     def _known(self, job: Job) -> Outcome | None:
         """Return the outcome of a job that another process brought to an end meanwhile."""
         run_dir = job.cell.run_dir
-        result = Result.read(run_dir)
-        if result is not None and result.fingerprint == job.cell.fingerprint:
+        try:
+            result = stored(run_dir, job.cell.config)
+        except UserError as error:  # another sweep wrote a result of another configuration
+            return Outcome("failed", run_dir, 0.0, error=str(error))
+        if result is not None:
             return Outcome("skipped", run_dir, 0.0, result)
         if job.waited_since is None:
             return None
         note = run_dir / FAILURE_FILE
         if note.exists() and note.stat().st_mtime >= job.waited_since:
-            error = failure(run_dir) or ""
-            if not error.startswith(("KeyboardInterrupt", "SystemExit")):  # interrupted there: open here
-                return Outcome("failed", run_dir, 0.0, error=f"{error} (in another sweep)")
+            said = failure(run_dir) or ""
+            if not said.startswith(("KeyboardInterrupt", "SystemExit")):  # interrupted there: open here
+                return Outcome("failed", run_dir, 0.0, error=f"{said} (in another sweep)")
         return None
 
     def _finish(self, job: Job, outcome: Outcome) -> None:

@@ -34,7 +34,7 @@ def in_child(cfg: DictConfig, hydra: Any, run_dir: Path) -> Outcome | None:
         return None
     pool = DevicePool(read_options(cfg))
     while True:
-        lease = pool.take(cell.trainer)
+        lease = pool.take(cell.config["trainer"])
         if lease is not None:
             outcome = Child(command(cell.overrides, hydra, run_dir), run_dir, lease).wait()
             if outcome.status != "busy":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning import LightningModule
@@ -22,6 +24,7 @@ from mmadapt.features import FeatureSet, Views, average_prompts
 from mmadapt.methods.recipe import Selection, check_recipe
 from mmadapt.metrics import Scorer
 from mmadapt.optim import Cosine
+from mmadapt.protocols import Transfer
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W) or raw image features (B, D), and their labels (B,)."""
@@ -40,12 +43,18 @@ class Method(LightningModule, ABC):
         run_dir: Folder of the run, ``…/<method>/<k>shot/seed<s>``; None outside of one.
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
+        transfer: What the trained method can tell of classes it was not trained on; see
+            `mmadapt.protocols.Transfer`.
         image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
             and there are no features for `adapt` and `search`.
+        stackable: Whether runs of it may be trained together by `mmadapt.stack`: its `loss` is a function of
+            features, labels, registered tensors and attributes alone, and works below `torch.func.vmap`.
     """
 
     uses_shots: ClassVar[bool] = True
     image_level: ClassVar[bool] = False
+    transfer: Transfer = "names"
+    stackable: ClassVar[bool] = False
     text_features: Tensor
 
     def __init__(
@@ -116,6 +125,33 @@ class Method(LightningModule, ABC):
     def search(self, val: FeatureSet) -> None:
         """Choose hyper-parameters on the validation images after training; note them in `tuned`."""
 
+    def for_classes(self, classes: ClassSet, text_features: Tensor) -> Self:
+        """Return the trained method with a classifier of other classes; it shares all parameters.
+
+        Args:
+            classes: Names and templates of the C' classes.
+            text_features: Their unit text features (C', D).
+        """
+        twin = copy.copy(self)
+        twin._buffers, twin._modules = (
+            dict(self._buffers),
+            dict(self._modules),
+        )  # what is set below is its own
+        twin.classes, twin.text_features = classes, text_features
+        return twin
+
+    def text_side(self, classes: ClassSet, text_features: Tensor) -> Self:
+        """Return what is left for other classes of a method with ``transfer="text_only"``; see `for_classes`."""
+        raise NotImplementedError(f"{type(self).__name__} has no text side of its own.")
+
+    def draws_noise(self) -> bool:
+        """Return whether `loss` draws random numbers; then runs trained together would draw others than alone."""
+        return False
+
+    def is_enough(self, top1: float) -> bool:
+        """Say, after an epoch's top-1 on val, whether to stop training; asked with ``best_val`` alone."""
+        return False
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """Return the method's own parameters, in a fixed order."""
         return [p for p in self.parameters() if p.requires_grad]
@@ -156,36 +192,33 @@ class Method(LightningModule, ABC):
         if self._schedule is not None and self.schedule_by == "epoch":
             self._schedule.step()
         mean = torch.stack(losses).mean()
-        if not torch.isfinite(mean):
-            raise UserError(
-                f"The loss of {type(self).__name__} became {mean.item()} in epoch {self.current_epoch + 1}. "
-                "Lower method.optimizer.lr."
-            )
+        self.check_loss(float(mean), self.current_epoch + 1)
         self.log("train/loss", mean)
+
+    def check_loss(self, mean: float, epoch: int) -> None:
+        """Refuse a mean training loss that is no number.
+
+        Raises:
+            UserError: Naming the epoch, counted from 1.
+        """
+        if not math.isfinite(mean):
+            raise UserError(
+                f"The loss of {type(self).__name__} became {mean} in epoch {epoch}. Lower method.optimizer.lr."
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count what is right on val."""
         self.scorer.update(self(batch[0]), batch[1])
 
     def on_validation_epoch_end(self) -> None:
-        """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses."""
-        self._log_scores("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score test images."""
-        self.scorer.update(self(batch[0]), batch[1])
-
-    def on_test_epoch_end(self) -> None:
-        """Log the final scores and leave them in `final_score`."""
-        self.final_score = self.scorer.compute()
-        self._log_scores("test")
-
-    def _log_scores(self, prefix: str) -> None:
+        """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses; stop if asked to."""
         score = self.scorer.compute()
         self.log_dict(
-            {f"{prefix}/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")}
+            {f"val/{key}": float(getattr(score, key)) for key in ("top1", "top1_macro", "nll", "ece")}
         )
         self.scorer.reset()
+        if not self.trainer.sanity_checking and self.is_enough(score.top1):
+            self.trainer.should_stop = True
 
     # --- Weights ---------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class ClipAdapter(Method):
         ratio_logit: Learned α before the sigmoid, if ``learn_ratio``; text_ratio_logit likewise for β.
     """
 
+    stackable = True
     ratios: Tensor
 
     def __init__(

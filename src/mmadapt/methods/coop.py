@@ -61,6 +61,7 @@ class CoOp(PromptMethod):
             context = self.initial_context()
             context = context.repeat(len(classes), 1, 1) if class_specific else context
         self.ctx = nn.Parameter(context)
+        self.transfer = "none" if class_specific else "names"
 
     def prompts(self) -> PromptSet:
         """Return the context as the one layer of text prompts."""

@@ -16,6 +16,7 @@ from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Method
 from mmadapt.methods.logistic import LogisticRegression
 from mmadapt.methods.recipe import Recipe
+from mmadapt.protocols import Transfer
 
 
 class LinearProbe(Method):
@@ -29,6 +30,8 @@ class LinearProbe(Method):
         weight: W (C, D).
         bias: b (C,).
     """
+
+    transfer: Transfer = "none"
 
     def __init__(
         self,

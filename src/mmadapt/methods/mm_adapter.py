@@ -56,6 +56,8 @@ class MMAdapter(Method):
         up: r → D.
     """
 
+    stackable = True
+
     def __init__(
         self,
         clip: ClipBackbone,
@@ -201,15 +203,14 @@ class MMAdapter(Method):
         adapted = blend(texts.unsqueeze(1), update[:-1], self.text_ratio)
         return self.scale * torch.einsum("bd,cbd->bc", images, adapted)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log val scores and stop once they have not risen for ``patience`` epochs."""
-        top1 = self.scorer.compute().top1
-        super().on_validation_epoch_end()
-        if self.trainer.sanity_checking or self.patience is None:
-            return
+    def draws_noise(self) -> bool:
+        """Return whether the transformer layer drops anything."""
+        return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.attention.modules())
+
+    def is_enough(self, top1: float) -> bool:
+        """Stop once val accuracy has not risen for ``patience`` epochs."""
         self._best, self._waited = (top1, 0) if top1 > self._best else (self._best, self._waited + 1)
-        if self._waited >= self.patience:
-            self.trainer.should_stop = True
+        return self.patience is not None and self._waited >= self.patience
 
 
 def score_mask(mask: Mask, classes: int, like: Tensor) -> Tensor:

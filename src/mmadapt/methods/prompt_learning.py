@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, TypedDict, Unpack
+from typing import ClassVar, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,15 @@ class PromptMethod(Method):
             clip, text_path=text_path, class_chunk=class_chunk, checkpoint=checkpoint
         )
         self.layout = context_layout(clip, classes.names, n_ctx, ctx_init, position)
+        self.position = position
         self._known: tuple[tuple[Tensor, ...], Tensor] | None = None
+
+    def for_classes(self, classes: ClassSet, text_features: Tensor) -> Self:
+        """Return the learned prompts around other names; ``text_features`` is not used."""
+        twin = super().for_classes(classes, text_features)
+        twin.layout = context_layout(self.clip, classes.names, self.n_ctx, self.ctx_init, self.position)
+        twin._known = None
+        return twin
 
     @abstractmethod
     def prompts(self) -> PromptSet:

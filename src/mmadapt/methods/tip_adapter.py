@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Unpack
+from typing import ClassVar, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Method, scale_of
 from mmadapt.methods.cache_search import class_affinities, search_alpha_beta
 from mmadapt.methods.recipe import Recipe
+from mmadapt.protocols import Transfer
 
 
 class TipAdapter(Method):
@@ -29,6 +30,7 @@ class TipAdapter(Method):
         cache_labels: Their classes, (N,).
     """
 
+    transfer: Transfer = "text_only"
     trains_keys: ClassVar[bool] = False
     cache_labels: Tensor
     alpha: Tensor
@@ -88,6 +90,13 @@ class TipAdapter(Method):
     def _set_cache(self, keys: Tensor, labels: Tensor) -> None:
         self.cache_keys = nn.Parameter(keys.clone(), requires_grad=self.trains_keys)
         self.cache_labels = labels.clone()
+
+    def text_side(self, classes: ClassSet, text_features: Tensor) -> Self:
+        """Return zero-shot CLIP: with no shot of these classes the cache has no vote."""
+        twin = self.for_classes(classes, text_features)
+        twin._parameters = dict(self._parameters)
+        twin._set_cache(self.cache_keys[:0], self.cache_labels[:0])
+        return twin
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return zero-shot logits plus the cache's vote (B, C)."""

@@ -17,3 +17,4 @@ class TipAdapterF(TipAdapter):
     """
 
     trains_keys: ClassVar[bool] = True
+    stackable: ClassVar[bool] = True

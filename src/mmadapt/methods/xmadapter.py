@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Unpack, get_args
+from typing import ClassVar, Literal, Self, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class XMAdapter(TipAdapter):
     """
 
     trains_keys: ClassVar[bool] = True
+    stackable: ClassVar[bool] = True
     text_beta: Tensor
 
     def __init__(
@@ -133,6 +134,7 @@ class XMAdapter(TipAdapter):
             self.gamma_logit = nn.Parameter(torch.logit(torch.tensor(self.gamma)))
         if text_source == "coop":  # these texts cannot be encoded again from the class names
             self.register_buffer("text_features", self.text_features)
+            self.transfer = "none"  # the maps were trained with texts that exist for these classes only
         self._align()
         self._freeze()
 
@@ -162,6 +164,19 @@ class XMAdapter(TipAdapter):
             basis = torch.linalg.svd(self.text_features.double().cpu(), full_matrices=True).Vh
             self.img2txt.weight.copy_(basis[: self.img2txt.out_features])
         self.meta_net.load_state_dict(self.img2txt.state_dict())
+
+    def text_side(self, classes: ClassSet, text_features: Tensor) -> Self:
+        """Return zero-shot logits plus the votes of a text cache of these classes alone (γ = 0).
+
+        Each class counts as many times as a trained one did, so that α keeps its meaning. Ours: the paper
+        defines nothing for classes without shots.
+        """
+        twin = super().text_side(classes, text_features)
+        shots = int(self._shots().max())
+        labels = torch.arange(len(classes), device=self.cache_labels.device).repeat_interleave(shots)
+        twin._set_cache(self.cache_keys.new_zeros(len(labels), self.cache_keys.shape[1]), labels)
+        twin.fusion, twin.gamma = "text", 0.0
+        return twin
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return zero-shot logits plus the fused votes of both caches (B, C)."""
