@@ -17,34 +17,55 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
-from mmadapt.ranks import is_main_process
-from mmadapt.runner import Outcome, execute
+from mmadapt.launch import child
+from mmadapt.launch.launcher import read_options
+from mmadapt.launch.locks import BusyError
+from mmadapt.launch.report import objective, outcomes, print_line
+from mmadapt.launch.single import dry_run, in_child
+from mmadapt.launch.sweeper import register_plugins
+from mmadapt.runner import Outcome, execute, remove_empty
 
 register_resolvers()
+register_plugins()
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads cost a shared machine a factor of five
-_outcomes: list[Outcome] = []
+_DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=(true|yes|on|1)", re.IGNORECASE)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")
 def job(cfg: DictConfig) -> float | None:
-    """Run one composed configuration; the accuracy on val, never on test, is what a sweeper may optimise."""
+    """Run one composed configuration; the accuracy on val, never on test, is what a sweeper may optimise.
+
+    A single run comes here, and the jobs of a sweep that another launcher than `SweepLauncher` runs.
+    """
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
+    counter = str(hydra_config.job.num + 1) if sweeping else "1"
+    overrides = list(hydra_config.overrides.task)
     try:
-        outcome = execute(cfg, hydra_config.runtime.choices, run_dir, hydra_config.overrides.task)
+        if read_options(cfg).dry_run:
+            remove_empty(run_dir)
+            dry_run(cfg, hydra_config, run_dir)
+            return None
+        if sweeping and (outcome := in_child(cfg, hydra_config, run_dir)) is not None:
+            if outcome.status == "failed":
+                raise UserError(outcome.error)
+        else:
+            patient = not child.started_by_a_sweep()
+            outcome = execute(cfg, hydra_config.runtime.choices, run_dir, overrides, wait=patient)
     except Exception as error:
-        _remove_empty(run_dir)
+        remove_empty(run_dir)
         if sweeping:
-            _outcomes.append(Outcome("failed", run_dir, 0.0, error=str(error)))
-            _print_line(_outcomes[-1], len(_outcomes))
+            outcomes.append(Outcome("failed", run_dir, 0.0, error=str(error)))
+            print_line(outcomes[-1], counter)
             if not isinstance(error, UserError):
                 traceback.print_exc()
         raise
-    _outcomes.append(outcome)
+    if outcome.status == "joined":
+        return None
+    outcomes.append(outcome)
     if sweeping:
-        _print_line(outcome, len(_outcomes))
-    return outcome.result.selection.get("val_top1") if outcome.result else None
+        print_line(outcome, counter)
+    return objective(outcome)
 
 
 def main() -> None:
@@ -53,46 +74,44 @@ def main() -> None:
     sys.argv[1:] = [re.sub(r"^protocol\.source=", "data=", argument) for argument in sys.argv[1:]]
     asked_for_trace = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us instead of Hydra's own printout
+    for place, argument in enumerate(sys.argv):
+        if _DRY_RUN.fullmatch(argument):  # as a sweep of one: a single run starts by making its folder
+            sys.argv.insert(place, "hydra.mode=MULTIRUN")
+            break
     try:
-        job()
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
+    except KeyboardInterrupt:
+        child.report("failed", error="Interrupted.", explained=True)
+        _finish()
+        print("mmadapt: interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except BusyError:
+        child.report("busy")
+        sys.exit(1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
+        from mmadapt.explain import explain
+
+        message = explain(error, sys.argv[1:])
+        child.report("failed", error=message, explained=True)
         if asked_for_trace:
             raise
         _finish()
-        if not _outcomes:
-            from mmadapt.explain import explain
-
-            print(f"mmadapt: {explain(error, sys.argv[1:])}", file=sys.stderr)
+        if not outcomes:
+            print(f"mmadapt: {message}", file=sys.stderr)
         sys.exit(1)
-    except Exception:
-        if not _outcomes:
+    except Exception as error:
+        child.report("failed", error=f"{type(error).__name__}: {error}")
+        if not outcomes:
             raise
         _finish()
         sys.exit(1)
+    if outcomes:
+        child.report(outcomes[-1].status)
     _finish()
 
 
-def _remove_empty(folder: Path) -> None:
-    """Take back the folders that Hydra made for a job that was refused."""
-    for path in (folder, *folder.parents[:6]):
-        try:
-            path.rmdir()
-        except OSError:
-            return
-
-
-def _print_line(outcome: Outcome, number: int) -> None:
-    shown = "/".join(outcome.run_dir.parts[-6:])
-    if outcome.status == "failed":
-        print(f"[{number}] {shown}: failed. {outcome.error}", file=sys.stderr, flush=True)
-        return
-    name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
-    took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
-    print(f"[{number}] {shown}: {name} {100 * value:.2f} % ({took})", flush=True)
-
-
 def _finish() -> None:
-    if _outcomes and is_main_process():
+    if outcomes:
         from mmadapt.summary import print_summary
 
-        print_summary(_outcomes)
+        print_summary(outcomes)

@@ -37,8 +37,18 @@ TOP_LEVEL = (
     "save_predictions",
     "save_confusion",
     "report",
+    "launch",
 )
-_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion", "report")
+_IRRELEVANT = (
+    "paths",
+    "logger",
+    "tag",
+    "overwrite",
+    "save_predictions",
+    "save_confusion",
+    "report",
+    "launch",
+)
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip

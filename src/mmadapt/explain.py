@@ -26,14 +26,21 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if group and options:
             hint = did_you_mean(option, options)
             return f"{group}={option} does not exist{hint}. Choose from: {', '.join(options)}."
+    if (said := explain_value(error)) != str(error):
+        return said
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _unknown_key(arguments) or str(error)
+    return str(error)
+
+
+def explain_value(error: Exception) -> str:
+    """Return the message for a value that is missing or was refused while it was resolved."""
     refused = re.search(r"UserError raised while resolving interpolation: (.*)", str(error))
     if refused:
         return refused[1]
     missing = re.search(r"Missing mandatory value: (\S+)", str(error))
     if missing:
         return f"{missing[1]} must be given: add {missing[1]}=… to the command."
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _unknown_key(arguments) or str(error)
     return str(error)
 
 

@@ -14,6 +14,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -28,14 +29,23 @@ PATIENCE_SECONDS = 2.0
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+        return Text(f"{task.speed:,.0f}/s" if task.speed and not task.fields["note"] else "")
+
+
+class _Remaining(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        return Text("") if task.fields["note"] else super().render(task)
 
 
 class ProgressBar:
     """A bar with count, rate and time left that shows itself only when the work turns out to be long.
 
-    On a terminal it is drawn live on stderr; elsewhere (a log file, CI) a line is printed every ten seconds.
+    On a terminal it is drawn live on stderr, below the bar of a sweep if there is one; elsewhere (a log file,
+    CI) a line is printed every ten seconds.
     """
+
+    shared: Progress | None = None
+    """The live display of a sweep; a terminal can hold one display only."""
 
     def __init__(self, label: str, total: int) -> None:
         """Start the clock; ``total`` is the number of steps."""
@@ -43,6 +53,7 @@ class ProgressBar:
         self._start = self._last = time.monotonic()
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
+        self._task = TaskID(0)
         self._silent = not is_main_process()
 
     def advance(self, steps: int = 1) -> None:
@@ -63,22 +74,32 @@ class ProgressBar:
 
     def close(self) -> None:
         """Take the bar off the screen."""
-        if self._bar is not None:
+        if self._bar is None:
+            return
+        if self._bar is ProgressBar.shared:
+            self._bar.remove_task(self._task)
+        else:
             self._bar.stop()
 
     def _draw(self) -> None:
         if self._bar is None:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._bar.add_task(self.label, total=self.total)
+            self._bar = ProgressBar.shared or live_display(self._console)
+            self._task = self._bar.add_task(self.label, total=self.total, note="")
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=self.done)
+        self._bar.update(self._task, completed=self.done)
+
+
+def live_display(console: Console) -> Progress:
+    """Return a display of bars that vanishes when it is stopped; each task has a ``note`` to show."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        _Remaining(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty())
 
 
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:

@@ -22,12 +22,15 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
             note = " (finished before; nothing was computed)" if counts["skipped"] else ""
             console.print(f"Stored in {outcomes[0].run_dir}{note}")
         return
+    left = f", {counts['not started']} not started" if counts["not started"] else ""
     console.print(
-        f"{len(outcomes)} jobs: {counts['done']} done, {counts['skipped']} already done, {counts['failed']} failed."
+        f"{len(outcomes)} jobs: {counts['done']} done, {counts['skipped']} already done, "
+        f"{counts['failed']} failed{left}."
     )
-    for outcome in outcomes:
-        if outcome.status == "failed":
-            console.print(f"  failed: {outcome.run_dir}", markup=False)
+    for status in ("failed", "not started"):
+        for outcome in outcomes:
+            if outcome.status == status:
+                console.print(f"  {status}: {outcome.run_dir}", markup=False)
 
 
 def _scores(outcome: Outcome) -> Table:

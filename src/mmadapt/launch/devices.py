@@ -1,0 +1,160 @@
+"""Which processes and GPUs a run asks for, and a lock on each GPU so that no two runs share one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mmadapt.errors import UserError
+from mmadapt.launch.locks import FileLock, Holder, holder, try_lock
+from mmadapt.launch.options import LaunchOptions
+
+ALL = -1
+"""All devices there are, Lightning's ``devices=-1``."""
+
+
+def wanted(trainer: Mapping[str, Any]) -> int | tuple[int, ...]:
+    """Return what ``trainer.devices`` asks for: a number, `ALL`, or certain indices."""
+    value = trainer.get("devices", "auto")
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if value == "auto" or not all(re.fullmatch(r"-?\d+", part) for part in parts):
+            return 1 if value == "auto" and trainer.get("accelerator") == "cpu" else ALL
+        value = int(parts[0]) if "," not in value else [int(part) for part in parts]
+    if isinstance(value, Sequence):
+        return tuple(int(index) for index in value)
+    return int(value)
+
+
+def several_processes(trainer: Mapping[str, Any]) -> bool:
+    """Return whether Lightning would start processes of its own for this run."""
+    strategy = trainer.get("strategy", "auto")
+    if strategy not in ("auto", "single_device", None) or trainer.get("num_nodes", 1) not in (1, None):
+        return True
+    devices = wanted(trainer)
+    if devices == ALL:
+        return len(visible_devices()) > 1
+    return (devices if isinstance(devices, int) else len(devices)) > 1
+
+
+def secondary_process(trainer: Mapping[str, Any]) -> bool:
+    """Return whether this process is one that rank 0 of the run started, or a launcher beside it."""
+    ranks = (os.environ.get(name, "0") for name in ("LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"))
+    return any(rank not in ("", "0") for rank in ranks) and several_processes(trainer)
+
+
+def visible_devices() -> tuple[str, ...]:
+    """Return the GPUs this process may use, without importing torch.
+
+    ``MMADAPT_DEVICES`` and then ``CUDA_VISIBLE_DEVICES`` name them; else nvidia-smi counts them.
+    """
+    for variable in ("MMADAPT_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        if variable in os.environ:
+            named = (name.strip() for name in os.environ[variable].split(","))
+            return tuple(name for name in named if name and name != "-1")
+    return _counted()
+
+
+@lru_cache(maxsize=1)
+def _counted() -> tuple[str, ...]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    command = [tool, "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # a driver that does not answer: as if there were no GPU
+        return ()
+    return tuple(line.strip() for line in listed.splitlines() if line.strip())
+
+
+def lock_folder() -> Path:
+    """Return where the locks of the devices lie: ``MMADAPT_LOCKS``, else the user's cache."""
+    default = Path.home() / ".cache" / "mmadapt" / "locks"
+    return Path(os.environ.get("MMADAPT_LOCKS", default))
+
+
+class Lease:
+    """Devices that one run has for itself."""
+
+    def __init__(self, names: tuple[str, ...], locks: list[FileLock], visible: tuple[str, ...]) -> None:
+        self.names, self._locks = names, locks
+        self.environment = {"CUDA_VISIBLE_DEVICES": ",".join(visible)} if visible else {}
+
+    @property
+    def handles(self) -> tuple[int, ...]:
+        """The open lock files, to be inherited by the process of the run."""
+        return tuple(lock.handle for lock in self._locks)
+
+    def hand_over(self, pid: int) -> None:
+        """Leave the locks to the process that inherited them: they are free when it ends."""
+        for lock in self._locks:
+            lock.sign(pid)
+            lock.hand_over()
+        self._locks = []
+
+    def release(self) -> None:
+        """Give the devices back."""
+        for lock in self._locks:
+            lock.release()
+        self._locks = []
+
+
+class DevicePool:
+    """The devices of this host that a sweep may use, shared with other sweeps through the locks."""
+
+    def __init__(self, options: LaunchOptions) -> None:
+        self.names = visible_devices() if options.devices == "auto" else tuple(options.devices or ())
+
+    def take(self, trainer: Mapping[str, Any]) -> Lease | None:
+        """Return devices for a run, or None while too few are free.
+
+        A run on the CPU, or on a host without GPUs, gets an empty lease.
+
+        Raises:
+            UserError: If the run asks for more devices than there are.
+        """
+        if not self.names or trainer.get("accelerator") not in ("auto", "gpu", "cuda", None):
+            return Lease((), [], ())
+        asked = wanted(trainer)
+        if isinstance(asked, tuple):
+            if not all(0 <= index < len(self.names) for index in asked):
+                raise UserError(
+                    f"trainer.devices={list(asked)} names a device that is not there. {self._there()}"
+                )
+            candidates, number = tuple(self.names[index] for index in asked), len(asked)
+        else:
+            candidates, number = self.names, len(self.names) if asked == ALL else asked
+        if number > len(candidates):
+            raise UserError(f"trainer.devices={number} asks for more devices than there are. {self._there()}")
+        locks: list[FileLock] = []
+        taken: list[str] = []
+        for name in candidates:
+            if len(taken) < number and (lock := try_lock(_lock_file(name))) is not None:
+                locks.append(lock)
+                taken.append(name)
+        if len(taken) < number:  # all or nothing: two runs that hold one device each and want two never wait
+            for lock in locks:
+                lock.release()
+            return None
+        # Indices count among the visible devices, so a run that names some must see them all.
+        return Lease(tuple(taken), locks, self.names if isinstance(asked, tuple) else tuple(taken))
+
+    def holders(self) -> dict[str, Holder]:
+        """Return who holds which device."""
+        found = {name: holder(_lock_file(name)) for name in self.names}
+        return {name: who for name, who in found.items() if who is not None}
+
+    def _there(self) -> str:
+        return f"launch.devices has {len(self.names)}: {', '.join(self.names)}."
+
+
+def _lock_file(name: str) -> Path:
+    safe = re.sub(r"[^\w.-]", "_", name)
+    return lock_folder() / f"gpu{safe}.lock"

@@ -1,0 +1,90 @@
+"""What a sweep says while it goes on: a line for each finished job, a live bar on a terminal, the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from mmadapt.launch.dry_run import duration
+from mmadapt.progress import ProgressBar, live_display
+from mmadapt.runner import Outcome
+
+outcomes: list[Outcome] = []
+"""What became of the jobs of this command so far; the results of a sweep's jobs are dropped to save memory."""
+
+
+def objective(outcome: Outcome) -> float | None:
+    """Return what a Hydra sweeper may optimise: the accuracy on val, never on test."""
+    return outcome.result.selection.get("val_top1") if outcome.result else None
+
+
+def print_line(outcome: Outcome, counter: str, note: str = "") -> None:
+    """Print what became of a job: its folder, its accuracy and time, or its error.
+
+    Args:
+        outcome: The job that ended.
+        counter: How many have ended, such as ``12/75``.
+        note: What else to say, such as the time left.
+    """
+    shown = "/".join(outcome.run_dir.parts[-6:])
+    if outcome.status == "failed":
+        print(f"[{counter}] {shown}: failed. {outcome.error}{note}", file=sys.stderr, flush=True)
+        return
+    name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
+    took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
+    print(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}", flush=True)
+
+
+class SweepReport:
+    """Follows a sweep from its first to its last job."""
+
+    def __init__(self, total: int, ended: int = 0) -> None:
+        """Start; ``total`` is the number of jobs, ``ended`` how many of them a batch before has seen."""
+        self.total, self.ended, self.failed = total, ended, 0
+        self._computed, self._start = 0, time.monotonic()
+        console = Console(stderr=True)
+        self._live: Progress | None = live_display(console) if console.is_terminal and total > 1 else None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> SweepReport:
+        if self._live is not None:
+            self._task = self._live.add_task("sweep", total=self.total, completed=self.ended, note=" ")
+            self._live.start()
+            ProgressBar.shared = self._live
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            ProgressBar.shared = None
+            self._live.stop()
+
+    def begin(self) -> None:
+        """Start the clock of the time left; what was finished before took no time."""
+        self._start = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a job that has ended and print its line."""
+        self.ended += 1
+        self.failed += outcome.status == "failed"
+        self._computed += outcome.status != "skipped"
+        left = self._left()
+        if self._live is not None:
+            note = f"{self.failed} failed, {self.total - self.ended} left{left}"
+            self._live.update(self._task, completed=self.ended, note=note)
+        # On a terminal the bar holds the time left.
+        print_line(outcome, f"{self.ended}/{self.total}", left if self._live is None else "")
+        outcomes.append(outcome if self.total == 1 else replace(outcome, result=None))
+
+    def leave(self, outcome: Outcome) -> None:
+        """Note a job that was not started."""
+        outcomes.append(outcome)
+
+    def _left(self) -> str:
+        left = self.total - self.ended
+        if not left or not self._computed:
+            return ""
+        return f", about {duration((time.monotonic() - self._start) / self._computed * left)} left"
