@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,46 +48,88 @@ def execute(cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, override
         UserError: If the folder holds a result of another configuration, or the input is wrong.
     """
     start = time.perf_counter()
-    config = resolve(cfg)
-    finished = Result.read(run_dir)
-    if finished is not None and finished.fingerprint == fingerprint(config):
+    job = Job(cfg, choices, run_dir, overrides)
+    finished = finished_result(job)
+    if finished is not None:
         return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
-    if finished is not None and not config["overwrite"]:
+    with noted(job):
+        from mmadapt.experiment import run
+
+        result = complete(job, run(job.config, job.key, run_dir))
+    return Outcome("done", run_dir, time.perf_counter() - start, result)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a command: the composed configuration and where its run goes.
+
+    Attributes:
+        cfg: The composed configuration.
+        choices: The chosen option of each configuration group.
+        run_dir: Folder of the run.
+        overrides: The command-line overrides, noted with the result.
+    """
+
+    cfg: DictConfig
+    choices: Mapping[str, str]
+    run_dir: Path
+    overrides: Sequence[str]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain containers, checked."""
+        return resolve(self.cfg)
+
+    @property
+    def key(self) -> RunKey:
+        """The identity of the run."""
+        config = self.config
+        protocol, clip, data = (config[group]["name"] for group in ("protocol", "clip", "data"))
+        return RunKey(
+            config["tag"], protocol, clip, data, self.choices["method"], config["shots"], config["seed"]
+        )
+
+
+def finished_result(job: Job) -> Result | None:
+    """Return the result that the run's folder already holds of this configuration.
+
+    Raises:
+        UserError: If it holds one of another configuration, and ``overwrite`` does not allow to replace it.
+    """
+    config, run_dir = job.config, job.run_dir
+    finished = Result.read(run_dir)
+    if finished is None or finished.fingerprint == fingerprint(config):
+        return finished
+    if not config["overwrite"]:
         changed = differences(finished.config, config)
         listed = "; ".join(changed[:8]) + ("; …" if len(changed) > 8 else "")
         raise UserError(
             f"{run_dir} holds a result of another configuration ({listed}). "
             "Use tag=<new> to keep both or overwrite=true to replace it."
         )
-    key = RunKey(
-        config["tag"],
-        config["protocol"]["name"],
-        config["clip"]["name"],
-        config["data"]["name"],
-        choices["method"],
-        config["shots"],
-        config["seed"],
-    )
-    with _noted(run_dir, config, overrides):
-        from mmadapt.experiment import run
+    return None
 
-        result = run(config, key, run_dir)
-        typed = {
-            "command": shlex.join(["python", "-m", "mmadapt", *overrides]),
-            "overrides": list(overrides),
-            "choices": {group: choices[group] for group in _GROUPS},
-        }
-        result = replace(result, provenance={**result.provenance, **typed})
-        (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
-        result.write(run_dir)
-    return Outcome("done", run_dir, time.perf_counter() - start, result)
+
+def complete(job: Job, result: Result) -> Result:
+    """Add what was typed to the result and write it and the configuration to the run's folder."""
+    typed = {
+        "command": shlex.join(["python", "-m", "mmadapt", *job.overrides]),
+        "overrides": list(job.overrides),
+        "choices": {group: job.choices[group] for group in _GROUPS},
+    }
+    result = replace(result, provenance={**result.provenance, **typed})
+    text = OmegaConf.to_yaml(OmegaConf.create(job.config))
+    (job.run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
+    result.write(job.run_dir)
+    return result
 
 
 @contextmanager
-def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> Iterator[None]:
-    """Write the log of the run, and ``failed.json`` if it does not get through."""
+def noted(job: Job, *, resumed: bool = False) -> Iterator[None]:
+    """Write the log of the run, after what is there if ``resumed``, and ``failed.json`` if it does not get through."""
+    run_dir = job.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / LOG_FILE, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(run_dir / LOG_FILE, mode="a" if resumed else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("mmadapt")
     package.setLevel(logging.INFO)
@@ -97,9 +140,9 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
         package.info("The run failed: %s", error, exc_info=not isinstance(error, UserError))
         failure = {
             "error": f"{type(error).__name__}: {error}",
-            "overrides": list(overrides),
+            "overrides": list(job.overrides),
             "traceback": traceback.format_exc(),
-            "config": config,
+            "config": job.config,
         }
         write_json(run_dir / FAILURE_FILE, failure)
         raise

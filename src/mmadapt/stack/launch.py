@@ -1,0 +1,114 @@
+"""From jobs to results: each run prepared and finished as ever, the training in between done together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mmadapt.errors import UserError
+from mmadapt.experiment import Prepared, Shots, Trained, finish, prepare
+from mmadapt.runner import Job, Outcome, complete, execute, finished_result, noted
+from mmadapt.stack.groups import group_key
+from mmadapt.stack.lane import Run, obstacle
+from mmadapt.stack.train import train
+
+log = logging.getLogger(__name__)
+
+
+def run_stack(jobs: Sequence[Job]) -> list[Outcome]:
+    """Run a group of jobs, their training batched; what ``launch.stack=true`` stands for.
+
+    Each job gets the files it gets alone: skipped if finished, refused if its folder holds another configuration,
+    ``failed.json`` if it fails, and then it fails alone. ``cost.stacked`` of a result says how many runs
+    its training was batched with, and ``cost.train_seconds`` is its share of their time, by epochs trained.
+    Jobs that cannot be stacked run one after the other.
+
+    Args:
+        jobs: A group as `mmadapt.stack.groups.groups` returns them; any other mixture is run as well.
+
+    Returns:
+        What became of each job, in their order.
+    """
+    outcomes: dict[int, Outcome] = {}
+    waiting: dict[int, Prepared] = {}
+    alone: list[int] = []
+    shots: Shots = {}
+    folders: set[object] = set()
+    for i, job in enumerate(jobs):
+        try:
+            if job.run_dir in folders or len(jobs) == 1 or not group_key(job.config):
+                alone.append(i)  # two jobs for one folder: the second is refused, or replaces the first
+                continue
+            folders.add(job.run_dir)
+            start = time.perf_counter()
+            finished = finished_result(job)
+            if finished is not None:
+                outcomes[i] = Outcome("skipped", job.run_dir, time.perf_counter() - start, finished)
+                continue
+            with noted(job):
+                prepared = prepare(job.config, job.key, job.run_dir, shots)
+            if prepared.epochs and obstacle(prepared.method):
+                alone.append(i)
+            else:
+                waiting[i] = prepared
+        except Exception as error:
+            outcomes[i] = _failed(job, error)
+    runs = {i: Run(each.method, each.resident, each.epochs) for i, each in waiting.items()}  # type: ignore[arg-type]
+    failure = _train(list(runs.values()))
+    for i, run in runs.items():
+        outcomes[i] = _finish(jobs[i], waiting.pop(i), run, failure)
+    for i in alone:
+        outcomes[i] = _run_alone(jobs[i])
+    return [outcomes[i] for i in range(len(jobs))]
+
+
+def _train(runs: Sequence[Run]) -> Exception | None:
+    """Train; return what stopped all of them, as a full memory does."""
+    try:
+        train(runs)
+    except Exception as error:
+        return error
+    return None
+
+
+def _finish(job: Job, prepared: Prepared, run: Run, failure: Exception | None) -> Outcome:
+    try:
+        with noted(job, resumed=True):
+            _log(prepared, run)
+            if error := run.error or failure:
+                raise error
+            prepared.clock.lap("train_seconds", run.seconds)
+            trained = Trained(run.trained) if run.best is None else Trained(*run.best)
+            result = finish(prepared, trained)
+            if run.epochs:
+                log.info("Trained in a stack of %d runs.", run.stacked)
+                result = replace(result, cost={**result.cost, "stacked": run.stacked})
+            result = complete(job, result)
+    except Exception as error:
+        return _failed(job, error)
+    return Outcome("done", job.run_dir, sum(prepared.clock.seconds.values()), result)
+
+
+def _run_alone(job: Job) -> Outcome:
+    try:
+        return execute(job.cfg, job.choices, job.run_dir, job.overrides)
+    except Exception as error:
+        return _failed(job, error)
+
+
+def _failed(job: Job, error: Exception) -> Outcome:
+    if not isinstance(error, UserError):
+        log.error("%s failed.", job.run_dir, exc_info=error)
+    return Outcome("failed", job.run_dir, 0.0, error=str(error))
+
+
+def _log(prepared: Prepared, run: Run) -> None:
+    """Log every epoch, and let Lightning count what was trained, so that test scores are logged after it."""
+    trainer = prepared.trainer
+    for epoch, row in enumerate(run.history):
+        for logger in trainer.loggers:
+            logger.log_metrics({"epoch": epoch, **row}, step=epoch)
+    trainer.fit_loop.epoch_progress.current.processed = run.trained  # type: ignore[attr-defined]
+    trainer.fit_loop.epoch_loop._batches_that_stepped = run.trained
