@@ -130,9 +130,10 @@ def test_finished_jobs_are_skipped_and_another_configuration_is_refused(job):
 
 def test_what_cannot_be_stacked_runs_as_ever_beside_a_stack(job):
     jobs = [
-        job("zero", method="zero_shot"), job("a", "seed=1"), job("noise", "+method.block=transformer", method="mm_adapter"),
+        job("zero", method="zero_shot"), job("a", "seed=1"),
+        job("noise", "method.block=transformer", method="mm_adapter"),
         job("b", "seed=2"), job("plain", "method.block=mha", method="mm_adapter"),
-        job("grad", "seed=3", "trainer.precision=bf16-mixed"),
+        job("grad", "seed=3", "+trainer.precision=bf16-mixed"),
     ]  # fmt: skip
     outcomes = run_stack(jobs)
     assert [outcome.status for outcome in outcomes] == ["done"] * 6
@@ -144,9 +145,10 @@ def test_groups_share_method_clip_data_and_protocol(job):
     each = {
         "a": job("a", "seed=1"), "b": job("b", "seed=2", "shots=2", "lr=0.1", "epochs=9", "tag=x", "logger=none"),
         "ratio": job("ratio", "method.ratio=0.5"), "tip": job("tip", method="tip_adapter_f"),
-        "clip": job("clip", "clip.seed=5"), "data": job("data", "data.name=other"), "zero": job("zero", method="zero_shot"),
+        "clip": job("clip", "+clip.seed=5"), "data": job("data", "data.name=other"),
+        "zero": job("zero", method="zero_shot"),
         "zero2": job("zero2", method="zero_shot"), "coop": job("coop", method="coop"),
-        "half": job("half", "trainer.precision=16-mixed"), "part": job("part", "+trainer.limit_train_batches=1"),
+        "half": job("half", "+trainer.precision=16-mixed"), "part": job("part", "+trainer.limit_train_batches=1"),
     }  # fmt: skip
     names = {id(job): name for name, job in each.items()}
     found = [[names[id(job)] for job in group] for group in groups(list(each.values()))]

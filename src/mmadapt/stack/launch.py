@@ -110,5 +110,5 @@ def _log(prepared: Prepared, run: Run) -> None:
     for epoch, row in enumerate(run.history):
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": epoch, **row}, step=epoch)
-    trainer.fit_loop.epoch_progress.current.processed = run.trained  # type: ignore[attr-defined]
+    trainer.fit_loop.epoch_progress.current.completed = run.trained
     trainer.fit_loop.epoch_loop._batches_that_stepped = run.trained

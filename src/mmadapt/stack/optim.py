@@ -111,6 +111,9 @@ class StackedOptimizer:
         self._collect()
 
     def _collect(self) -> None:
+        if self.name == "SGD":  # without momentum there is no buffer, and nothing is dampened
+            for group in self._groups:
+                group["dampening"] = group["dampening"] if group["momentum"] else 0.0
         keys = ("momentum", "dampening", "weight_decay", "eps")
         self._values: dict[str, Column] = {
             key: self._column([group[key] for group in self._groups])
