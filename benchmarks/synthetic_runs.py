@@ -52,13 +52,15 @@ class Spec:
     seed: int
     shots: int
     lr: float
+    batch: int = BATCH
 
 
 class Problem:
     """Synthetic features of one data set, drawn per seed and number of shots, and runs on them."""
 
-    def __init__(self, dim: int, classes: int, optimizer: str, epochs: int) -> None:
+    def __init__(self, dim: int, classes: int, optimizer: str, epochs: int, *, schedule: bool = True) -> None:
         self.dim, self.classes, self.optimizer, self.epochs = dim, classes, optimizer, epochs
+        self.schedule = SCHEDULES[optimizer] if schedule else None
         self.clip = Towerless(dim)
         self.names = ClassSet(tuple(f"class {i}" for i in range(classes)))
         generator = torch.Generator().manual_seed(0)
@@ -84,11 +86,11 @@ class Problem:
         torch.manual_seed(spec.seed)
         method = ClipAdapter(
             self.clip, self.names, text_features=self.texts,  # type: ignore[arg-type]
-            optimizer=partial(OPTIMIZERS[self.optimizer], lr=spec.lr), scheduler=SCHEDULES[self.optimizer],
-            schedule_by="epoch", epochs=self.epochs, batch_size=BATCH, views=VIEWS,
+            optimizer=partial(OPTIMIZERS[self.optimizer], lr=spec.lr), scheduler=self.schedule,
+            schedule_by="epoch", epochs=self.epochs, batch_size=spec.batch, views=VIEWS,
         )  # fmt: skip
         data = ResidentData(
-            SimpleNamespace(need_shots=lambda: None), None, method.view_spec, batch_size=BATCH,  # type: ignore[arg-type]
+            SimpleNamespace(need_shots=lambda: None), None, method.view_spec, batch_size=spec.batch,  # type: ignore[arg-type]
             seed=spec.seed, validate=False, device=torch.device("cpu"),
         )  # fmt: skip
         data.support, data.val = self._shots[at], self.val

@@ -1,7 +1,7 @@
 """SGD, Adam and AdamW over parameters stacked along a run axis, each run with rates of its own.
 
-The arithmetic is that of PyTorch's single-tensor implementations, operation by operation, so that a run gets
-what it gets alone. A value that is the same for all runs stays a number; else it is a column over the runs.
+The arithmetic is that of PyTorch's single-tensor implementations, so that a run gets what it gets alone, up to
+rounding. A value that is the same for all runs stays a number; else it is a column over the runs.
 """
 
 from __future__ import annotations
@@ -167,12 +167,14 @@ class StackedOptimizer:
                 second.addcmul_(gradient, gradient, value=rest_2)
             else:
                 second.addcmul_(gradient * over(rest_2, second), gradient)
-            denominator = second.sqrt()
+            denominator = torch.sqrt(
+                second, out=gradient
+            )  # no new memory: its page faults cost more than the root
             denominator.div_(root_2 if isinstance(root_2, float) else over(root_2, second))
             denominator.add_(eps if isinstance(eps, float) else over(eps, second))
             size = rates / correction_1
             if isinstance(size, Tensor):
-                parameter.addcdiv_(first * over(size, first), denominator, value=-1)
+                parameter.addcdiv_(first, denominator.div_(over(size, first)), value=-1)
             else:
                 parameter.addcdiv_(first, denominator, value=-size)
 

@@ -13,7 +13,7 @@ from mmadapt.progress import ProgressBar
 from mmadapt.results import Score
 from mmadapt.stack.lane import Lane, Run, lane_key, obstacle
 
-CACHE_BYTES = 4 * 2**20
+CACHE_BYTES = 8 * 2**20
 """On a CPU, runs are trained in blocks whose weights and optimiser states stay in its cache."""
 
 
@@ -39,6 +39,7 @@ def train(runs: Sequence[Run], block: int | None = None) -> None:
         if run.epochs:
             lanes.setdefault(lane_key(run), []).append(run)
     for lane in lanes.values():
+        lane.sort(key=lambda run: run.data.support.image_features.data_ptr())  # one gather for neighbours
         size = block or block_size(lane)
         for start in range(0, len(lane), size):
             _train_block(lane[start : start + size], len(lane))
