@@ -56,6 +56,8 @@ def obstacle(method: Method) -> str:
     name = type(method).__name__
     if not method.stackable:
         return f"{name} does not declare that it can be stacked"
+    if not method.trainable_parameters():
+        return f"{name} has nothing to train"
     if method.draws_noise():
         return f"{name} draws noise in training, and stacked it would draw another"
     if method.clip.dtype == torch.float16:
@@ -110,17 +112,12 @@ class Lane:
         """Stack the weights.
 
         Args:
-            runs: Runs with equal `lane_key`.
+            runs: Runs with equal `lane_key`, none with an `obstacle`.
             formula: Use the method's own `stacked_gradients`, if it has any; else autograd.
-
-        Raises:
-            UserError: If there is nothing to train.
         """
         self.runs, self._formula = list(runs), formula
         method = self.runs[0].method
         names = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
-        if not names:
-            raise UserError(f"{type(method).__name__} has nothing to train; use method.epochs=0.")
         self.weights = {
             name: torch.stack([run.method.get_parameter(name).detach() for run in self.runs])
             for name in names
@@ -132,12 +129,15 @@ class Lane:
 
     def epoch(self, epoch: int) -> Tensor:
         """Train one epoch, counted from 0, and return each run's mean loss (R,)."""
-        losses = []
+        losses: list[Tensor] = []
         first = epoch * self._batches.steps
+        present: list[float] = []
         for step, (features, labels) in enumerate(self._batches.epoch(epoch), first):
             loss, gradients = self._gradients(self.weights, features, labels)
             rates = [rates[step] for rates in self._rates]
-            self._optimizer.step([gradients[name] for name in self.weights], column(rates, features))
+            if rates != present:
+                present, columns = rates, column(rates, features)
+            self._optimizer.step([gradients[name] for name in self.weights], columns)
             losses.append(loss)
         return torch.stack(losses).mean(dim=0)
 

@@ -77,7 +77,7 @@ def _finish(job: Job, prepared: Prepared, run: Run, failure: Exception | None) -
     try:
         with noted(job, resumed=True):
             _log(prepared, run)
-            if error := run.error or failure:
+            if error := run.error or (None if run.stacked else failure if run.epochs else None):
                 raise error
             prepared.clock.lap("train_seconds", run.seconds)
             trained = Trained(run.trained) if run.best is None else Trained(*run.best)
