@@ -241,6 +241,7 @@ def test_caches_may_differ_in_alpha_and_beta(double):
 
 @pytest.mark.parametrize(("cls", "options", "reason"), [
     (LinearProbe, {}, "does not declare"),
+    (XMAdapter, {"training_free": True}, "nothing to train"),
     (MMAdapter, {"block": "transformer"}, "noise"),
     (ClipAdapter, {"optimizer": torch.optim.Adagrad}, "Adagrad"),
     (ClipAdapter, {"optimizer": partial(torch.optim.Adam, amsgrad=True)}, "amsgrad"),

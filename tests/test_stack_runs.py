@@ -115,6 +115,22 @@ def test_one_failure_leaves_the_note_it_leaves_alone_and_the_others_finish(job):
     assert not (outcomes[1].run_dir / "result.json").exists()
 
 
+def test_what_stops_the_training_fails_the_runs_that_were_not_through(job, monkeypatch):
+    from mmadapt.stack import train
+
+    block = train._train_block
+
+    def breaks(runs, stacked):
+        if len(runs[0].data.support.labels) > 6:
+            raise MemoryError("full")
+        block(runs, stacked)
+
+    monkeypatch.setattr(train, "_train_block", breaks)
+    outcomes = run_stack([job("a", "shots=2"), job("b", "shots=4"), job("zero", method="zero_shot")])
+    assert [(one.status, one.error) for one in outcomes] == [("done", ""), ("failed", "full"), ("done", "")]
+    assert "MemoryError: full" in (outcomes[1].run_dir / "failed.json").read_text()
+
+
 def test_finished_jobs_are_skipped_and_another_configuration_is_refused(job):
     first = run_stack([job("a", "seed=1"), job("b", "seed=2")])
     stamp = (first[0].run_dir / "result.json").stat().st_mtime_ns
