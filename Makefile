@@ -53,7 +53,7 @@ format: $(VENV)/.dev  ## rewrite the code in the project's style
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev  ## measure the claims of speed, one thread, about ten minutes
-	@for name in cache_search mm_adapter prompt_step imagenet_index; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in cache_search mm_adapter prompt_step stacked_runs overhead imagenet_index; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 wheel: $(VENV)/.dev  ## build the wheel, conf/ included
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ class Outcome:
 
 def compare(
     name: str,
-    reference: Callable[[], Any],
-    candidate: Callable[[], Any],
+    reference: Callable[..., Any],
+    candidate: Callable[..., Any],
     difference: Callable[[Any, Any], float],
     *,
     limit: float,
     goal: float,
     pairs: int = 5,
+    setup: Callable[[], Any] | None = None,
 ) -> Outcome:
     """Check that both return the same numbers, then time them in turn on one thread.
 
@@ -86,11 +88,16 @@ def compare(
         limit: Largest difference accepted.
         goal: Ratio aimed at.
         pairs: Number of pairs.
+        setup: Makes, before each call and not timed, what the call is given.
     """
     torch.set_num_threads(1)
-    outcome = Outcome(name, difference(reference(), candidate()), limit, goal)
+
+    def ready(function: Callable[..., Any]) -> Callable[[], Any]:
+        return function if setup is None else partial(function, setup())
+
+    outcome = Outcome(name, difference(ready(reference)(), ready(candidate)()), limit, goal)
     if outcome.error <= limit:
-        times = [(cpu_seconds(reference), cpu_seconds(candidate)) for _ in range(pairs)]
+        times = [(cpu_seconds(ready(reference)), cpu_seconds(ready(candidate))) for _ in range(pairs)]
         outcome.ratios = [slow / fast for slow, fast in times]
         slow, fast = (statistics.median(column) for column in zip(*times, strict=True))
         outcome.seconds, outcome.load = (slow, fast), os.getloadavg()[0]

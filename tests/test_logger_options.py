@@ -19,7 +19,7 @@ from mmadapt.results import Result, RunKey, Score
 from mmadapt.wandb_objects import MAX_CELLS, class_table, confusion_matrix, reliability_diagram
 
 KEY = RunKey("main", "base_to_new", "tiny", "toys", "coop", 4, 1)
-SCORE = Score(top1=0.75, top1_macro=0.7, nll=0.5, ece=0.1, correct=3, total=4, classes=2)
+SCORE = Score(top1=0.75, top1_macro=0.7, top5=1.0, nll=0.5, ece=0.1, correct=3, total=4, classes=2)
 DETAILS = {
     "classes": ["cat", "dog"], "correct": [2, 1], "total": [2, 2], "confusion": [[2, 0], [1, 1]],
     "reliability": {"count": [0, 3, 1], "confidence": [0.0, 0.5, 0.9], "accuracy": [0.0, 0.6, 1.0]},

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,24 +62,58 @@ def execute(
         BusyError: If another process computes this run and ``wait`` is False.
     """
     start = time.perf_counter()
-    config = resolve(cfg)
-    config.pop("launch", None)  # how a run was started is no part of it
-    overrides = [line for line in overrides if not line.lstrip("+").startswith("launch.")]
-    if secondary_process(
-        config["trainer"]
-    ):  # one of several of a run: the main one decides, locks and writes
+    job = Job(cfg, choices, run_dir, overrides)
+    config = job.config
+    if secondary_process(config["trainer"]):  # one of several of a run: the main one decides, locks, writes
         from mmadapt.experiment import run
 
-        run(config, _key(config, choices), run_dir)
+        run(config, job.key, run_dir)
         return Outcome("joined", run_dir, time.perf_counter() - start)
     finished = stored(run_dir, config)
     if finished is None:
         with run_lock(run_dir, wait=wait):
             finished = stored(run_dir, config)
             if finished is None:
-                result = _compute(config, choices, run_dir, overrides)
-                return Outcome("done", run_dir, time.perf_counter() - start, result)
+                return Outcome("done", run_dir, time.perf_counter() - start, _compute(job))
     return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a command: the composed configuration and where its run goes.
+
+    Attributes:
+        cfg: The composed configuration.
+        choices: The chosen option of each configuration group.
+        run_dir: Folder of the run.
+        typed: The command-line overrides.
+    """
+
+    cfg: DictConfig
+    choices: Mapping[str, str]
+    run_dir: Path
+    typed: Sequence[str]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain containers, checked; how a run was started is no part of it."""
+        config = resolve(self.cfg)
+        config.pop("launch", None)
+        return config
+
+    @property
+    def overrides(self) -> list[str]:
+        """What was typed, as noted with the result."""
+        return [line for line in self.typed if not line.lstrip("+").startswith("launch.")]
+
+    @property
+    def key(self) -> RunKey:
+        """The identity of the run."""
+        config = self.config
+        protocol, clip, data = (config[group]["name"] for group in ("protocol", "clip", "data"))
+        return RunKey(
+            config["tag"], protocol, clip, data, self.choices["method"], config["shots"], config["seed"]
+        )
 
 
 def stored(run_dir: Path, config: Mapping[str, Any]) -> Result | None:
@@ -109,57 +144,35 @@ def remove_empty(folder: Path) -> None:
             return
 
 
-def _compute(
-    config: dict[str, Any], choices: Mapping[str, str], run_dir: Path, overrides: Sequence[str]
-) -> Result:
-    for left_over in run_dir.glob(".*.tmp"):  # of a process that was killed while it wrote
-        left_over.unlink(missing_ok=True)
-    key = _key(config, choices)
-    with _noted(run_dir, config, overrides):
+def _compute(job: Job) -> Result:
+    with noted(job):
         from mmadapt.experiment import run
         from mmadapt.loggers import open_loggers
 
-        with open_loggers(config["logger"], key, config, run_dir) as loggers:
+        with open_loggers(job.config["logger"], job.key, job.config, job.run_dir) as loggers:
             try:
-                result = run(config, key, run_dir, loggers.all)
+                result = run(job.config, job.key, job.run_dir, loggers.all)
             except SystemExit as leaving:
                 if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
                     raise KeyboardInterrupt from leaving
                 raise
-            result = publish(result, config, choices, run_dir, overrides)
+            result = complete(job, result)
             loggers.finish(result)
     return result
 
 
-def publish(
-    result: Result,
-    config: Mapping[str, Any],
-    choices: Mapping[str, str],
-    run_dir: Path,
-    overrides: Sequence[str],
-) -> Result:
-    """Write the configuration, and last of all the result, which makes the run a finished one."""
+def complete(job: Job, result: Result) -> Result:
+    """Add what was typed, write the configuration and, last of all, the result, which makes the run finished."""
     typed = {
-        "command": shlex.join(["python", "-m", "mmadapt", *overrides]),
-        "overrides": list(overrides),
-        "choices": {group: choices[group] for group in _GROUPS if group in choices},  # no list
+        "command": shlex.join(["python", "-m", "mmadapt", *job.overrides]),
+        "overrides": job.overrides,
+        "choices": {group: job.choices[group] for group in _GROUPS if group in job.choices},  # no list
     }
     result = replace(result, provenance={**result.provenance, **typed})
-    (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))), encoding="utf-8")
-    result.write(run_dir)
+    text = OmegaConf.to_yaml(OmegaConf.create(job.config))
+    (job.run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
+    result.write(job.run_dir)
     return result
-
-
-def _key(config: Mapping[str, Any], choices: Mapping[str, str]) -> RunKey:
-    return RunKey(
-        config["tag"],
-        config["protocol"]["name"],
-        config["clip"]["name"],
-        config["data"]["name"],
-        choices["method"],
-        config["shots"],
-        config["seed"],
-    )
 
 
 def _has_files(config: Mapping[str, Any], run_dir: Path) -> bool:
@@ -176,10 +189,11 @@ def _has_files(config: Mapping[str, Any], run_dir: Path) -> bool:
 
 
 @contextmanager
-def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> Iterator[None]:
-    """Write the log of the run, and ``failed.json`` if it does not get through."""
+def noted(job: Job, *, resumed: bool = False) -> Iterator[None]:
+    """Write the log of the run, after what is there if ``resumed``, and ``failed.json`` if it does not get through."""
+    run_dir = job.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(run_dir / LOG_FILE, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(run_dir / LOG_FILE, mode="a" if resumed else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("mmadapt")
     package.setLevel(logging.INFO)
@@ -194,9 +208,9 @@ def _noted(run_dir: Path, config: dict[str, Any], overrides: Sequence[str]) -> I
         handler.handle(record)  # to the file alone: the console gets a line of its own
         failure = {
             "error": f"{type(error).__name__}: {error}",
-            "overrides": list(overrides),
+            "overrides": job.overrides,
             "traceback": traceback.format_exc(),
-            "config": config,
+            "config": job.config,
         }
         write_json(run_dir / FAILURE_FILE, failure)
         raise

@@ -19,8 +19,8 @@ Cell = tuple[str, str, str, str, int]
 
 NOT_COMPARED = (
     "paths", "logger", "tag", "overwrite", "launch*", "report*", "save_*", "data.num_workers*",
-    "protocol.sets.*.num_workers*", "protocol.known_targets*", "trainer.accelerator*", "trainer.devices*", "trainer.strategy*", "trainer.num_nodes*",
-    "trainer.enable_*",
+    "protocol.sets.*.num_workers*", "protocol.known_targets*", "trainer.accelerator*", "trainer.devices*",
+    "trainer.strategy*", "trainer.num_nodes*", "trainer.enable_*",
 )  # fmt: skip
 """Keys that cannot change a number, as in `mmadapt.config.relevant`, whose module imports Hydra.
 

@@ -28,6 +28,8 @@ from mmadapt.protocols import Transfer
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W) or raw image features (B, D), and their labels (B,)."""
+Gradients = Callable[[dict[str, Tensor], Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+"""Losses (R,) and gradients (R, …) of R runs, from stacked weights (R, …), features (R, B, D), labels (R, B)."""
 
 
 class Method(LightningModule, ABC):
@@ -147,6 +149,10 @@ class Method(LightningModule, ABC):
     def draws_noise(self) -> bool:
         """Return whether `loss` draws random numbers; then runs trained together would draw others than alone."""
         return False
+
+    def stacked_gradients(self) -> Gradients | None:
+        """Return a formula for the gradients of runs trained together, where there is a quicker one than autograd."""
+        return None
 
     def is_enough(self, top1: float) -> bool:
         """Say, after an epoch's top-1 on val, whether to stop training; asked with ``best_val`` alone."""
