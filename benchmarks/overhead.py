@@ -23,7 +23,7 @@ from mmadapt.stack.train import train
 
 LIMIT, FAST, LIGHTNING = 1e-5, 1 / 1.05, 1 / 1.3
 STACKS = {"1 ms": (2, 512, 16), "3 ms": (6, 512, 16), "30 ms": (60, 512, 4), "1 ms, D=64": (24, 64, 32)}
-"""Runs, width and epochs of 25 steps; a stack's fixed cost, a third of a millisecond a run, is part of it."""
+"""Runs, width and epochs of 25 steps; a stack's fixed cost per run is part of it."""
 BATCHES = {"1 ms": (48, 16), "3 ms": (200, 16), "30 ms": (1600, 64), "3 ms, one-step epochs": (200, 2)}
 
 
