@@ -36,7 +36,7 @@ class Outcome:
         name: What was compared.
         error: Difference of the numbers that both sides compute.
         limit: Largest difference with which a ratio counts.
-        goal: Ratio aimed at.
+        goal: Ratio aimed at; 0 if there is none.
         ratios: Reference over candidate, of each pair; empty if the numbers differ.
         seconds: Median CPU seconds of reference and candidate.
         load: Load average of the machine.
@@ -64,7 +64,8 @@ class Outcome:
             verdict = ", just short"
         spread = f"{min(self.ratios):.1f}-{max(self.ratios):.1f} in {len(self.ratios)} pairs"
         seconds = f"{self.seconds[0]:.3f} s -> {self.seconds[1]:.3f} s CPU, load {self.load:.1f}"
-        return f"{gate}: {self.ratio:.1f}x ({spread}), goal {self.goal:g}x{verdict}; {seconds}"
+        goal = f"goal {self.goal:g}x{verdict}" if self.goal else "no goal"
+        return f"{gate}: {self.ratio:.1f}x ({spread}), {goal}; {seconds}"
 
 
 def compare(
