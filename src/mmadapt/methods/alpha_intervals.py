@@ -94,12 +94,12 @@ class Stretch(NamedTuple):
     """The widest of the stretches of α on which most intervals overlap.
 
     Attributes:
-        count: Number of intervals that hold it.
+        most: Number of intervals that hold it.
         low: Its lower end.
         high: Its upper end.
     """
 
-    count: int
+    most: int
     low: float
     high: float
 

@@ -22,6 +22,7 @@ from mmadapt.methods.mm_attention import (
     text_attention,
     text_update,
 )
+from mmadapt.methods.mm_expansion import expanded_cosines
 from mmadapt.methods.recipe import Recipe
 
 Mask = Literal["hard", "soft", "none"]
@@ -159,6 +160,11 @@ class MMAdapter(Method):
         if self.adapted == "image":
             return self.scale * images @ texts.mT
         first, last = _ends(self.up)
+        if layer is None and first is None and self.mask != "hard":
+            out = attention.out_proj
+            shared = text_attention(text, image, _BONUS[self.mask])
+            weight, bias = last.weight @ out.weight, last.bias + last.weight @ out.bias
+            return self.scale * expanded_cosines(images, texts, shared, image, weight, bias, self.text_ratio)
         fold = first if layer is None else None
         hidden = self._text_hidden(text, image, attention.out_proj, fold, drop)
         if layer is not None:

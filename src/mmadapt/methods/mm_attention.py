@@ -127,19 +127,19 @@ def blended_cosines(
     if hidden.shape[-2] == 1:  # one correction for all classes: the vectors themselves are the short way
         update = F.normalize(hidden.squeeze(-2) @ weight.mT + bias.unsqueeze(-2), dim=-1)
         on_text, on_image = update @ texts.mT, (update * images).sum(dim=-1, keepdim=True)
-        return _cosines(images, texts, on_image, on_text, ratio)
+        return cosines_of(images, texts, on_image, on_text, ratio)
     column = bias.unsqueeze(-1)
     gram, cross = weight.mT @ weight, (weight.mT @ column).squeeze(-1)
     flat = hidden.flatten(-3, -2)
-    squared = (flat @ gram * flat).sum(dim=-1) + 2 * (flat @ cross.unsqueeze(-1)).squeeze(-1)
+    squared = ((flat @ gram + 2 * cross.unsqueeze(-2)) * flat).sum(dim=-1)
     squared = squared.reshape(hidden.shape[:-1]) + (bias * bias).sum(dim=-1)[..., None, None]
     inverse = squared.clamp_min(1e-24).rsqrt()  # (..., B, C | 1)
     on_text = (hidden * (texts @ weight).unsqueeze(-3)).sum(dim=-1) + (texts @ column).mT
     on_image = (hidden @ (images @ weight).unsqueeze(-1)).squeeze(-1) + images @ column
-    return _cosines(images, texts, inverse * on_image, inverse * on_text, ratio)
+    return cosines_of(images, texts, inverse * on_image, inverse * on_text, ratio)
 
 
-def _cosines(images: Tensor, texts: Tensor, on_image: Tensor, on_text: Tensor, ratio: float) -> Tensor:
+def cosines_of(images: Tensor, texts: Tensor, on_image: Tensor, on_text: Tensor, ratio: float) -> Tensor:
     """Return cosines of images and blended texts, given products of the unit corrections with both."""
     keep = 1 - ratio
     product: Tensor = keep * (images @ texts.mT) + ratio * on_image

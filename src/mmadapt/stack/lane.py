@@ -20,7 +20,7 @@ from mmadapt.stack.optim import StackedOptimizer, column, kind, learning_rates, 
 
 _NOT_IN_LOSS = {
     "clip", "classes", "epochs", "selection", "schedule_by", "tuned", "run_dir", "view_spec", "batch_size", "patience",
-    "search_scale", "search_step", "optimizer", "scheduler", "scorer",
+    "search_scale", "search_step", "search_alpha", "optimizer", "scheduler", "scorer",
 }  # fmt: skip
 
 
