@@ -192,8 +192,9 @@ def test_tip_adapter_f_starts_as_tip_adapter_and_trains_keys_alone(small_clip, s
     assert both[1].cache_keys.shape == (3 * SHOTS, small_clip.dim)
 
 
-def test_the_search_is_stored_and_never_lowers_val(small_clip, shots, val):
-    method = TipAdapter(small_clip, CLASSES, alpha=0.1, beta=0.1)
+@pytest.mark.parametrize("search_alpha", ["grid", "exact"])
+def test_the_search_is_stored_and_never_lowers_val(search_alpha, small_clip, shots, val):
+    method = TipAdapter(small_clip, CLASSES, alpha=0.1, beta=0.1, search_alpha=search_alpha)
     method.adapt(shots, val)
     before = (method(val.image_features[0]).argmax(1) == val.labels).sum()
     method.search(val)
