@@ -36,8 +36,9 @@ TOP_LEVEL = (
     "overwrite",
     "save_predictions",
     "save_confusion",
+    "report",
 )
-_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion")
+_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion", "report")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Cell = tuple[str, str, str, str, int]
 
 NOT_COMPARED = (
-    "paths", "logger", "tag", "overwrite", "save_*", "data.num_workers*", "protocol.sets.*.num_workers*",
+    "paths", "logger", "tag", "overwrite", "report", "save_*", "data.num_workers*", "protocol.sets.*.num_workers*",
     "protocol.known_targets*", "trainer.accelerator*", "trainer.devices*", "trainer.strategy*", "trainer.num_nodes*",
     "trainer.enable_*",
 )  # fmt: skip
