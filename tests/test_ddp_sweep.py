@@ -36,7 +36,7 @@ def sweep(tmp_path_factory, write_tree):
                "seed=1,2,3", "trainer=ddp", "trainer.accelerator=cpu", f"paths.results={root / 'multirun'}",
                *options]  # fmt: skip
     paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": paths, "MMADAPT_TARGETS": "rank_zero_fails.", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": paths, "MMADAPT_TARGETS": "rank_zero_fails.", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, env=env, cwd=root, timeout=500, check=False
     )
