@@ -65,6 +65,7 @@ def test_every_method_runs_from_end_to_end(method, run):
     stored = Result.read(outcome.run_dir)
     assert stored is not None
     assert stored == outcome.result
+    assert outcome.seconds >= stored.cost["eval_seconds"] > 0
     score = stored.scores["test"]
     assert (score.total, score.classes) == (9, 3)
     assert score.top1 == score.correct / 9

@@ -74,7 +74,8 @@ def execute(
         with run_lock(run_dir, wait=wait):
             finished = stored(run_dir, config)
             if finished is None:
-                return Outcome("done", run_dir, time.perf_counter() - start, _compute(job))
+                result = _compute(job)
+                return Outcome("done", run_dir, time.perf_counter() - start, result)
     return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
 
 
