@@ -1,4 +1,4 @@
-"""A sweep that is killed and started again gives what an undisturbed one gives; benchmarks/kill_sweep.py does it 20 times."""
+"""A sweep that is killed and started again gives what an undisturbed one gives; 20 kills: benchmarks/kill_sweep.py."""
 
 from __future__ import annotations
 
