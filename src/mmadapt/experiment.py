@@ -17,7 +17,9 @@ from lightning.pytorch.loggers import Logger
 from safetensors.torch import save_file
 
 from mmadapt.callbacks import KeepBest, TrainProgress
+from mmadapt.checkpoint import Resume
 from mmadapt.clip import ClipBackbone
+from mmadapt.clock import Clock
 from mmadapt.config import fingerprint, instantiate
 from mmadapt.cost import Clock, peak_memory_mib, reset_peak_memory
 from mmadapt.data.base import FewShotData
@@ -76,10 +78,14 @@ class Trained:
     Attributes:
         epoch: The epoch whose weights were kept, counted from 1; 0 without training.
         val_top1: Its top-1 on val, if it was chosen by that.
+        resumed: Interruptions after which training went on from a checkpoint.
+        seconds_before: What training took before the last of them.
     """
 
     epoch: int
     val_top1: float | None = None
+    resumed: int = 0
+    seconds_before: float = 0.0
 
 
 Shots = dict[str, tuple[FeatureSet, FeatureSet, dict[str, int]]]
@@ -183,6 +189,7 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
             **clock.seconds,
             "encoded": summed(encoder.encoded),
             "peak_memory_mib": peak_memory_mib(device),
+            **({"resumed": trained.resumed} if trained.resumed else {}),
         },
         fingerprint=fingerprint(config),
         config=dict(config),
@@ -229,7 +236,7 @@ def _adapt(prepared: Prepared, shots: Shots) -> None:
 def _select(prepared: Prepared, trained: Trained) -> dict[str, Any]:
     """Let the method choose its hyper-parameters; return how they and the epoch were chosen."""
     method, resident = prepared.method, prepared.resident
-    prepared.clock.lap("train_seconds")
+    prepared.clock.lap("train_seconds", before=trained.seconds_before)
     if isinstance(resident, ResidentData):
         method.search(resident.val)
     prepared.clock.lap("search_seconds")
@@ -252,12 +259,21 @@ def fit(prepared: Prepared) -> Trained:
     if not prepared.epochs:
         return Trained(trainer.current_epoch)
     keep_best = KeepBest() if method.selection == "best_val" else None
-    trainer.callbacks += [TrainProgress(), *([keep_best] if keep_best else [])]  # type: ignore[attr-defined]
+    resume = _resume(prepared, keep_best)  # first: the others look at the epoch that it starts from
+    callbacks = [resume, TrainProgress(), keep_best]
+    trainer.callbacks += [each for each in callbacks if each is not None]  # type: ignore[attr-defined]
     trainer.fit(method, datamodule=prepared.resident)
+    before = (resume.times, resume.seconds) if resume else (0, 0.0)
     if keep_best is None:
-        return Trained(trainer.current_epoch)
+        return Trained(trainer.current_epoch, None, *before)
     keep_best.restore(method)
-    return Trained(keep_best.epoch, keep_best.score)
+    return Trained(keep_best.epoch, keep_best.score, *before)
+
+
+def _resume(prepared: Prepared, keep_best: KeepBest | None) -> Resume | None:
+    config, draw = prepared.config, prepared.resident.data.drawn.sha256
+    run_dir, every = Path(prepared.trainer.default_root_dir), config.get("checkpoint_seconds")
+    return None if every is None else Resume(run_dir, fingerprint(config), draw, every, keep_best)
 
 
 def _classifiers(

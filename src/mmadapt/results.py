@@ -24,6 +24,7 @@ RESULT_FILE = "result.json"
 DETAILS_FILE = "details.json"
 PREDICTIONS_FILE = "predictions.parquet"
 FAILURE_FILE = "failed.json"
+CHECKPOINT_FILE = "last.ckpt"
 
 Classifier = Literal["own", "names", "sliced", "text_only"]
 """How the classes of a scored set are told apart: by what was trained on these ``own`` classes; by the trained

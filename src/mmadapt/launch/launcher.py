@@ -30,7 +30,7 @@ from mmadapt.launch.schedule import Job, Schedule
 from mmadapt.launch.stacks import run_stacks
 from mmadapt.progress import track
 from mmadapt.runner import Job as RunJob
-from mmadapt.runner import Outcome, execute, remove_empty
+from mmadapt.runner import Outcome, clear_leftovers, execute, remove_empty
 
 
 class SweepLauncher(Launcher):
@@ -71,6 +71,8 @@ class SweepLauncher(Launcher):
                 if known is None:
                     jobs.append(Job(number, cell))
                 else:
+                    if known.status == "skipped":
+                        clear_leftovers(cell.run_dir)
                     report.add(known)
                     ended(number, known)
             report.begin()
