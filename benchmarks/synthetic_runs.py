@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmadapt.cost import Clock
 from mmadapt.data.base import ClassSet
 from mmadapt.data.resident import ResidentData
-from mmadapt.experiment import Clock, Prepared, fit
+from mmadapt.experiment import Prepared, fit
 from mmadapt.features import FeatureSet
 from mmadapt.methods.clip_adapter import ClipAdapter
 from mmadapt.optim import DasslCosine
@@ -138,5 +139,5 @@ def by_lightning(run: Run) -> Run:
         max_epochs=run.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    fit(Prepared({}, None, run.method, run.data, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
+    fit(Prepared({}, None, run.method, run.data, {}, {}, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
     return run

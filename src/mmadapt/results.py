@@ -113,6 +113,15 @@ class Result:
         targets = [score.top1 for name, score in scores.items() if name != self.key.data]
         return "mean of targets", sum(targets) / len(targets)
 
+    def scalars(self) -> dict[str, float]:
+        """Return every number of every set as ``<set>/<metric>``."""
+        return {
+            f"{name}/{metric}": value
+            for name, score in self.scores.items()
+            for metric, value in asdict(score).items()
+            if not isinstance(value, str)
+        }
+
     def write(self, run_dir: Path) -> Path:
         """Write ``result.json`` atomically and remove the note of an earlier failure."""
         path = write_json(run_dir / RESULT_FILE, asdict(self))
