@@ -199,7 +199,7 @@ def features(tmp_path_factory):
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_offline_twin_runs(name, features, tmp_path, monkeypatch):
     protocol, methods = composed(f"experiment={name}").protocol.name, shares()[name]
-    monkeypatch.setattr(app, "_outcomes", [])
+    monkeypatch.setattr(app, "outcomes", [])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main() sets it; other tests must not see that
     monkeypatch.delenv("HYDRA_FULL_ERROR")
     command = ["mmadapt", "-m", f"experiment={name}", "sweep=offline", "seed=1", "shots=1", "trainer=cpu",

@@ -59,13 +59,14 @@ _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 
 
 def register_resolvers() -> None:
-    """Make ``${basename:…}``, ``${absolute:…}``, ``${checked:…}`` and ``${from:…}`` available; may be called again.
+    """Make ``${basename:…}``, ``${parent:…}``, ``${absolute:…}``, ``${checked:…}`` and ``${from:…}`` available.
 
     ``${from:${shots},{1:50,2:100,8:200}}`` is the value at the largest key that is not above the number: 50 with
-    one shot, 100 from two on, 200 from eight on.
+    one shot, 100 from two on, 200 from eight on. May be called again.
     """
     resolvers: dict[str, Any] = {
         "basename": lambda path: Path(str(path)).expanduser().resolve().name,
+        "parent": lambda path: str(Path(str(path)).parent),
         "absolute": lambda path: str(Path(str(path)).expanduser().resolve()),
         "checked": check_scalar,
         "from": lambda number, table: table[max((key for key in table if key <= number), default=min(table))],

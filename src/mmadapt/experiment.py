@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from mmadapt.callbacks import KeepBest, TrainProgress
 from mmadapt.checkpoint import Resume
 from mmadapt.clip import ClipBackbone
-from mmadapt.clock import Clock
 from mmadapt.config import fingerprint, instantiate
 from mmadapt.cost import Clock, peak_memory_mib, reset_peak_memory
 from mmadapt.data.base import FewShotData
