@@ -14,7 +14,6 @@ import torch
 from hydra.utils import get_class
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
-from safetensors.torch import save_file
 
 from mmadapt.callbacks import KeepBest, TrainProgress
 from mmadapt.checkpoint import Resume
@@ -30,10 +29,8 @@ from mmadapt.processes import all_processes, barrier, summed
 from mmadapt.protocols import Transfer, choose_classifier, scored_sets
 from mmadapt.provenance import provenance
 from mmadapt.results import Classifier, Result, RunKey
-from mmadapt.scoring import Scoreboard, classified
+from mmadapt.scoring import Scoreboard, classified, save_weights
 from mmadapt.trainer import build_trainer
-
-WEIGHTS_FILE = "adapter.safetensors"
 
 
 @dataclass
@@ -162,7 +159,7 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
     run_dir, device = Path(trainer.default_root_dir), trainer.strategy.root_device
     selection = _select(prepared, trained) if method.uses_shots else {"rule": "none"}
     if trainer.is_global_zero:
-        _save_weights(method, run_dir)
+        save_weights(method, run_dir)
     confusion = config["save_confusion"] or bool((config["logger"] or {}).get("confusion_matrix"))
     board = Scoreboard(trainer, confusion=confusion, predictions=config["save_predictions"])
     skipped: dict[str, int] = {}
@@ -292,10 +289,3 @@ def _backbone(node: str) -> ClipBackbone:
     """Build a backbone once for all runs of a process."""
     backbone: ClipBackbone = instantiate(json.loads(node), "clip")
     return backbone
-
-
-def _save_weights(method: Method, run_dir: Path) -> None:
-    state = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
-    temporary = run_dir / f".{WEIGHTS_FILE}.tmp"
-    save_file(state, temporary, {"method": type(method).__name__})
-    temporary.replace(run_dir / WEIGHTS_FILE)

@@ -22,6 +22,7 @@ PROTOCOL = 1
 
 RESULT_FILE = "result.json"
 DETAILS_FILE = "details.json"
+WEIGHTS_FILE = "adapter.safetensors"
 PREDICTIONS_FILE = "predictions.parquet"
 FAILURE_FILE = "failed.json"
 CHECKPOINT_FILE = "last.ckpt"
