@@ -138,5 +138,5 @@ def by_lightning(run: Run) -> Run:
         max_epochs=run.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    fit(Prepared({}, None, run.method, run.data, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
+    fit(Prepared({}, None, run.method, run.data, {}, {}, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
     return run
