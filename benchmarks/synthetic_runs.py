@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmadapt.cost import Clock
 from mmadapt.data.base import ClassSet
 from mmadapt.data.resident import ResidentData
-from mmadapt.experiment import Clock, Prepared, fit
+from mmadapt.experiment import Prepared, fit
 from mmadapt.features import FeatureSet
 from mmadapt.methods.clip_adapter import ClipAdapter
 from mmadapt.optim import DasslCosine

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from mmadapt.callbacks import KeepBest, TrainProgress
 from mmadapt.clip import ClipBackbone
 from mmadapt.config import fingerprint, instantiate
+from mmadapt.cost import Clock, peak_memory_mib, reset_peak_memory
 from mmadapt.data.base import FewShotData
 from mmadapt.data.resident import ResidentData
 from mmadapt.data.resident_images import ResidentImages
@@ -26,7 +27,7 @@ from mmadapt.features import FeatureEncoder, FeatureSet, open_store
 from mmadapt.methods.base import Method
 from mmadapt.processes import all_processes, barrier, summed
 from mmadapt.protocols import Transfer, choose_classifier, scored_sets
-from mmadapt.provenance import peak_memory_mib, provenance
+from mmadapt.provenance import provenance
 from mmadapt.results import Classifier, Result, RunKey
 from mmadapt.scoring import Scoreboard, classified
 from mmadapt.trainer import build_trainer
@@ -123,6 +124,7 @@ def prepare(config: Mapping[str, Any], key: RunKey, trainer: Trainer, shots: Sho
     }
     source = next(iter(sets.values()))
     device = trainer.strategy.root_device
+    reset_peak_memory(device)
     if trainer.local_rank == 0:
         for data in sets.values():
             data.prepare_data()
@@ -282,19 +284,3 @@ def _save_weights(method: Method, run_dir: Path) -> None:
     temporary = run_dir / f".{WEIGHTS_FILE}.tmp"
     save_file(state, temporary, {"method": type(method).__name__})
     temporary.replace(run_dir / WEIGHTS_FILE)
-
-
-class Clock:
-    """Seconds of the phases of a run."""
-
-    def __init__(self) -> None:
-        """Start the first phase."""
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str, seconds: float | None = None) -> None:
-        """End a phase; a phase that was noted before, as a share of a stack's, keeps its seconds."""
-        now = time.perf_counter()
-        if seconds is not None or name not in self.seconds:
-            self.seconds[name] = round(now - self._last if seconds is None else seconds, 4)
-        self._last = now

@@ -193,6 +193,8 @@ def noted(job: Job, *, resumed: bool = False) -> Iterator[None]:
     """Write the log of the run, after what is there if ``resumed``, and ``failed.json`` if it does not get through."""
     run_dir = job.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
+    for left_over in run_dir.glob(".*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
     handler = logging.FileHandler(run_dir / LOG_FILE, mode="a" if resumed else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("mmadapt")

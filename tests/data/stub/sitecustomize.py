@@ -13,7 +13,7 @@ from pathlib import Path
 
 if "STUB_LOG" in os.environ:
 
-    def run(config, key, run_dir):
+    def run(config, key, run_dir, loggers=()):
         from mmadapt.config import fingerprint
         from mmadapt.results import Result, Score
 
@@ -43,3 +43,24 @@ if "STUB_LOG" in os.environ:
     module = types.ModuleType("mmadapt.experiment")
     module.run = run
     sys.modules["mmadapt.experiment"] = module
+
+    class Silent:
+        """Stands for the loggers, which import Lightning."""
+
+        all = ()
+
+        def __init__(self, *opened):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def finish(self, result):
+            pass
+
+    silent = types.ModuleType("mmadapt.loggers")
+    silent.open_loggers = Silent
+    sys.modules["mmadapt.loggers"] = silent
