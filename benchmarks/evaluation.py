@@ -64,7 +64,13 @@ class Problem:
         five = (values > values[rows, labels][:, None]).sum(axis=1) < 5
         nll = (np.log(partition) - shifted[rows, labels]).mean()
         each = [right[labels == label].mean() for label in np.unique(labels)]
-        return float(right.mean()), float(np.mean(each)), float(five.mean()), float(nll), ece(1 / partition, right)
+        return (
+            float(right.mean()),
+            float(np.mean(each)),
+            float(five.mean()),
+            float(nll),
+            ece(1 / partition, right),
+        )
 
     def listed(self, logits: Tensor) -> Scores:
         """Return the scores by lists that grow image by image."""
@@ -130,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome | Figure]:
     if not chosen.smoke:
         whole = 50000 * 1000 * 4 / 2**20
         peak = peak_of("benchmarks.evaluation", "--peak")
-        outcomes.append(Figure("peak memory of product and metrics, 50000 x 1000", peak, whole, "MiB", [peak]))
+        outcomes.append(
+            Figure("peak memory of product and metrics, 50000 x 1000", peak, whole, "MiB", [peak])
+        )
         print(f"{outcomes[-1]}\n  the goal is the size of all logits at once", flush=True)
     finish("evaluation", outcomes, chosen.smoke)
     return outcomes

@@ -72,7 +72,9 @@ class Problem:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of runs that stop at the limit of iterations
                 fit = Plain(C=inverse, max_iter=1000).fit(features, labels)
-            weight, bias = (torch.from_numpy(np.asarray(part, dtype=float)) for part in (fit.coef_, fit.intercept_))
+            weight, bias = (
+                torch.from_numpy(np.asarray(part, dtype=float)) for part in (fit.coef_, fit.intercept_)
+            )
             found.append(self.objective(inverse, weight, bias))
         return found
 

@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> list[Figure]:
         for name, view in (("all tables", []), ("one table", ["--view", "methods-by-data", "--shots", "16"])):
             arguments = ["mmadapt.collect", folder, *view]
             expected = "tip_adapter" if runs > 1000 else "zero_shot"
-            figures.append(measure(f"collect, {runs} runs, {name}", arguments, expected, TABLES, chosen.pairs))
+            figures.append(
+                measure(f"collect, {runs} runs, {name}", arguments, expected, TABLES, chosen.pairs)
+            )
     finish("start_up", figures, chosen.smoke)
     return figures
 

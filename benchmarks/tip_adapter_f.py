@@ -39,7 +39,9 @@ ALPHA, BETA, RATE, EPS, BATCH = 1.17, 1.0, 1e-3, 1e-4, 256
 class Problem:
     """Synthetic cached views of C classes with 16 shots each, and runs on them."""
 
-    def __init__(self, dim: int, classes: int, shots: int, views: int, epochs: int, device: str = "cpu") -> None:
+    def __init__(
+        self, dim: int, classes: int, shots: int, views: int, epochs: int, device: str = "cpu"
+    ) -> None:
         self.epochs, self.device = epochs, torch.device(device)
         generator = torch.Generator().manual_seed(classes)
         texts = F.normalize(torch.randn(classes, dim, generator=generator), dim=-1)
@@ -161,7 +163,9 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
         sizes["C=1000, one epoch"] = (512, 1000, 16, 1, 1)
     if chosen.smoke:
         sizes = {"smoke": (32, 5, 4, 2, 3)}
-    per_image, images = encoder_seconds(1 if chosen.smoke else 8, "mmadapt-tiny" if chosen.smoke else "ViT-B-32")
+    per_image, images = encoder_seconds(
+        1 if chosen.smoke else 8, "mmadapt-tiny" if chosen.smoke else "ViT-B-32"
+    )
     outcomes = []
     for size, numbers in sizes.items():
         problem = Problem(*numbers)

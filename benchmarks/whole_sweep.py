@@ -24,7 +24,15 @@ from benchmarks.common import Outcome, cpu_of_all, finish, options
 from benchmarks.experiments import command, scores_below
 
 GOAL, LIMIT = 50.0, 1e-4
-METHODS = ("zero_shot", "linear_probe", "clip_adapter", "tip_adapter", "tip_adapter_f", "mm_adapter", "xmadapter")
+METHODS = (
+    "zero_shot",
+    "linear_probe",
+    "clip_adapter",
+    "tip_adapter",
+    "tip_adapter_f",
+    "mm_adapter",
+    "xmadapter",
+)
 WORLDS = ("shapes_form", "shapes_surface", "shapes_colour", "shapes_count", "shapes_pair", "shapes", "shapes_night",
           "shapes_foggy", "shapes_blurry", "shapes_noise", "shapes_sketch")  # fmt: skip
 
