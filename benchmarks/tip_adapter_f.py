@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.common import Outcome, compare, cpu_seconds, finish, options
