@@ -1,7 +1,8 @@
 """How CPU time grows with classes, shots, runs and test images: slopes of log time over log size.
 
 Run ``OMP_NUM_THREADS=1 python -m benchmarks.growth`` from the top of the checkout. A slope of 1 is proportional.
-Each point is the fastest of the repeats in CPU seconds; the slope is the least-squares fit over all points, printed with
+Each point is the fastest of the repeats in CPU seconds; the slope is the least-squares fit over all points,
+printed with
 them. Fixed costs flatten the small end of a curve, so the points matter more than the slope.
 """
 

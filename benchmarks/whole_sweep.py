@@ -2,9 +2,11 @@
 
 Run ``OMP_NUM_THREADS=1 python -m benchmarks.whole_sweep`` from the top of the checkout. Ours is one command with
 ``launch.stack=true``, from an empty store of features, and then ``mmadapt.collect``: start of Python, imports,
-rendering, encoding, training, scoring and the table are all in it. The reference is the same product run as shell loops run the
+rendering, encoding, training, scoring and the table are all in it. The reference is the same product run as
+shell loops run the
 released code: a process for every run, which keeps no features (an empty store for each). A few of its runs are
-measured, one per method, and the mean is multiplied by the number of runs: the ratio is extrapolated. CPU seconds, children
+measured, one per method, and the mean is multiplied by the number of runs: the ratio is extrapolated. CPU
+seconds, children
 included. The gate: the measured runs have the scores that they have in the sweep, to 1e-4.
 
 The default takes 2 data sets (105 runs each); ``--full 1`` takes 11 rendered worlds, 5 shots, 3 seeds and 7 methods.
@@ -75,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
     if error <= LIMIT:
         outcome.ratios, outcome.seconds = [theirs / ours], (theirs, ours)
         outcome.note = (
-            f"ours {ours:.0f} s CPU measured, {ours / runs:.2f} a run; one process per run "
-            f"{min(times):.1f}-{max(times):.1f} s CPU in {len(times)} measured runs x {runs}, imports and encoding in both"
+            f"ours {ours:.0f} s CPU measured, {ours / runs:.2f} each; a process per run "
+            f"{min(times):.1f}-{max(times):.1f} s CPU in {len(times)} runs x {runs}, imports and encoding in both"
         )
     print(outcome, flush=True)
     finish("whole_sweep", [outcome], chosen.smoke, runs=runs, measured=times)
