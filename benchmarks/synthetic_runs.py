@@ -133,11 +133,11 @@ def bare(run: Run) -> Run:
     return run
 
 
-def by_lightning(run: Run) -> Run:
+def by_lightning(run: Run, *callbacks: lightning.Callback) -> Run:
     """Train a run as an experiment does when it runs alone."""
     trainer = lightning.Trainer(
         max_epochs=run.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
     )  # fmt: skip
     fit(Prepared({}, None, run.method, run.data, {}, {}, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
     return run
