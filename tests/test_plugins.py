@@ -75,7 +75,9 @@ def test_a_search_goes_up_by_val_and_repeats_for_free(words, command):
     done = command(*line, STUB_VAL="ratio")
     assert done.returncode == 0, done.stderr
     assert len(command.computed()) == 4
-    trials = sorted((command.cwd / "multirun/search").glob("lr*_ratio*/few_shot/vit_b16/shapes/clip_adapter/16shot"))
+    trials = sorted(
+        (command.cwd / "multirun/search").glob("lr*_ratio*/few_shot/vit_b16/shapes/clip_adapter/16shot")
+    )
     assert len(trials) == 4
     results = [Result.read(folder / "seed1") for folder in trials]
     best = max(results, key=lambda result: result.selection["val_top1"])
@@ -112,7 +114,10 @@ def test_a_search_can_be_asked_what_it_would_do_and_needs_something_to_choose(co
     assert "A search of 4 trials over:\n  method.optimizer.lr=tag(log" in done.stdout
     raw = command(*SEARCH, "hydra/sweeper=optuna", "launch.dry_run=true")
     assert raw.returncode == 1
-    assert "mmadapt: launch.dry_run cannot plan for OptunaSweeper; hydra/sweeper=search has a dry run." in raw.stderr
+    assert (
+        "mmadapt: launch.dry_run cannot plan for OptunaSweeper; hydra/sweeper=search has a dry run."
+        in raw.stderr
+    )
     bare = command("-m", *CPU, "hydra/sweeper=search")
     assert bare.returncode == 1
     assert "A search needs at least one interval" in bare.stderr
@@ -131,7 +136,11 @@ def test_a_missing_extra_is_named(choice, extra, tmp_path):
         f"sys.argv = ['mmadapt', '-m', 'method=zero_shot', {choice!r}]\nfrom mmadapt.app import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT / "src")}
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(ROOT / "src")},
     )
     assert done.returncode == 1
     assert f"comes with an extra that is not installed: pip install 'mmadapt[{extra}]'." in done.stderr

@@ -20,7 +20,14 @@ from mmadapt.errors import UserError
 from mmadapt.launch import child
 from mmadapt.launch.launcher import read_options
 from mmadapt.launch.locks import BusyError
-from mmadapt.launch.report import NoObjectiveError, check_objective, check_plannable, objective, outcomes, print_line
+from mmadapt.launch.report import (
+    NoObjectiveError,
+    check_objective,
+    check_plannable,
+    objective,
+    outcomes,
+    print_line,
+)
 from mmadapt.launch.single import dry_run, in_child
 from mmadapt.launch.sweeper import register_plugins
 from mmadapt.runner import Outcome, execute, remove_empty

@@ -31,7 +31,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
         if (extra := _EXTRAS.get(error.missing_cfg_file)) is not None:
-            return f"{group}={option} comes with an extra that is not installed: pip install 'mmadapt[{extra}]'."
+            return (
+                f"{group}={option} comes with an extra that is not installed: pip install 'mmadapt[{extra}]'."
+            )
         # Hydra names no options for a choice inside a list, as in logger=[csv,wandbb].
         options = error.options or sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
         if group and options:

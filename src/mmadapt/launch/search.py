@@ -16,7 +16,6 @@ from mmadapt.launch.launcher import read_options
 BEST_FILE = "optimization_results.yaml"
 
 
-
 class SearchSweeper(Sweeper):
     """Optuna's sweeper, with what it chose printed at the end, and a dry run.
 
@@ -56,7 +55,9 @@ class SearchSweeper(Sweeper):
         given = [*(f"{key}={value}" for key, value in self._params.items()), *arguments]
         if read_options(self._config).dry_run:
             print(f"A search of {self._trials} trials over:", *given, sep="\n  ")
-            print("It chooses as it goes, so its runs are not known beforehand. Nothing was computed or written.")
+            print(
+                "It chooses as it goes, so its runs are not known beforehand. Nothing was computed or written."
+            )
             return
         if not any("(" in line or "," in line for line in given):
             raise UserError(
