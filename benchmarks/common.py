@@ -38,7 +38,7 @@ class Outcome:
         name: What was compared.
         error: Difference of the numbers that both sides compute.
         limit: Largest difference with which a ratio counts.
-        goal: Ratio aimed at.
+        goal: Ratio aimed at; 0 if there is none.
         ratios: Reference over candidate, of each pair; empty if the numbers differ.
         seconds: Median CPU seconds of reference and candidate.
         load: Load average of the machine.
@@ -70,7 +70,8 @@ class Outcome:
             verdict = ", just short"
         spread = f"{short(min(self.ratios))}-{short(max(self.ratios))} in {len(self.ratios)} pairs"
         seconds = f"{self.seconds[0]:.4g} -> {self.seconds[1]:.4g} {self.unit}, load {self.load:.1f}"
-        line = f"{gate}: {short(self.ratio)}x ({spread}), goal {self.goal:.3g}x{verdict}; {seconds}"
+        goal = f", goal {self.goal:.3g}x{verdict}" if self.goal else ""
+        line = f"{gate}: {short(self.ratio)}x ({spread}){goal}; {seconds}"
         return f"{line}\n  {self.note}" if self.note else line
 
 
