@@ -16,7 +16,7 @@ def _importable(monkeypatch):
 
 
 @pytest.mark.parametrize("name", [
-    "tip_adapter_f", "one_batch_epoch", "growth", "evaluation", "linear_probe_path",
+    "tip_adapter_f", "one_batch_epoch", "growth", "evaluation", "linear_probe_path", "gpu",
     *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("start_up", "encode_once", "whole_sweep")),
 ])  # fmt: skip
 def test_runs_and_passes_its_gate(name, capsys):
