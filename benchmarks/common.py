@@ -145,6 +145,7 @@ def compare(
     goal: float,
     pairs: int = 5,
     setup: Callable[[], Any] | None = None,
+    share: float = 1.0,
 ) -> Outcome:
     """Check that both return the same numbers, then time them in turn on one thread.
 
@@ -157,6 +158,8 @@ def compare(
         goal: Ratio aimed at.
         pairs: Number of pairs.
         setup: Makes, before each call and not timed, what the call is given.
+        share: Part of the candidate's work that the reference does, where its time is linear in the work; its
+            seconds are divided by it.
     """
     torch.set_num_threads(1)
 
@@ -165,7 +168,7 @@ def compare(
 
     outcome = Outcome(name, difference(ready(reference)(), ready(candidate)()), limit, goal)
     if outcome.error <= limit:
-        times = [(cpu_seconds(ready(reference)), cpu_seconds(ready(candidate))) for _ in range(pairs)]
+        times = [(cpu_seconds(ready(reference)) / share, cpu_seconds(ready(candidate))) for _ in range(pairs)]
         outcome.ratios = [slow / fast for slow, fast in times]
         slow, fast = (statistics.median(column) for column in zip(*times, strict=True))
         outcome.seconds, outcome.load = (slow, fast), os.getloadavg()[0]

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmadapt.methods.cache_search import class_affinities, correct_on_grid, search_alpha_beta
+from mmadapt.methods import cache_search
+from mmadapt.methods.cache_search import (
+    class_affinities,
+    correct_on_grid,
+    search_alpha_beta,
+    search_exact_alpha,
+)
 from mmadapt.methods.tip_adapter import search_grid
 
 
@@ -95,3 +101,62 @@ def test_the_grid_is_the_released_one():
     grid = search_grid(7, 200)
     assert (len(grid), grid[0]) == (200, 0.1)
     assert grid[-1] == pytest.approx(7 - (7 - 0.1) / 200)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_float32_counts_are_those_of_the_formula_at_every_point_of_the_released_grid(seed):
+    """Steps of β and intervals of α round otherwise than the formula; no count may show it."""
+    zero_shot, cosines, cache_labels, labels = problem(seed)
+    zero_shot, cosines = zero_shot.float(), cosines.float()
+    alphas, betas = search_grid(3, 20), search_grid(7, 200)
+    fast = correct_on_grid(zero_shot, cosines, cache_labels, labels, alphas, betas)
+    for beta, row in zip(betas, fast, strict=True):
+        votes = class_affinities(cosines, cache_labels, zero_shot.shape[1], beta)
+        plain = [int(((zero_shot + a * votes).argmax(1) == labels).sum()) for a in alphas]
+        assert row.tolist() == plain
+
+
+def test_steps_of_beta_may_be_uneven():
+    zero_shot, cosines, cache_labels, labels = problem(2)
+    arguments = zero_shot, cosines, cache_labels, labels, search_grid(5, 10), [0.1, 0.5, 4.0, 4.1, 0.3]
+    assert torch.equal(correct_on_grid(*arguments), plain_grid(*arguments))
+    several = (
+        correct_on_grid(*arguments[:5], search_grid(7, 10)),
+        plain_grid(*arguments[:5], search_grid(7, 10)),
+    )
+    assert torch.equal(*several)
+
+
+def test_tiles_and_chunks_change_nothing(monkeypatch):
+    zero_shot, cosines, cache_labels, labels = problem(4)
+    arguments = zero_shot, cosines, cache_labels, labels, search_grid(12, 20), search_grid(20, 25)
+    whole = correct_on_grid(*arguments)
+    monkeypatch.setitem(cache_search._TILE, "cpu", 100)
+    monkeypatch.setattr(cache_search, "_CHUNK", 30)
+    assert torch.equal(correct_on_grid(*arguments), whole)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_exact_alpha_is_the_optimum_of_a_dense_grid(seed):
+    """Between the ends of all intervals nothing changes: a point in each gap is every value there is."""
+    zero_shot, cosines, cache_labels, labels = problem(seed, images=60)
+    betas, alpha_max = search_grid(20, 12), 12.0
+    best = search_exact_alpha(zero_shot, cosines, cache_labels, labels, alpha_max, betas)
+    dense = [alpha_max * (i + 0.5) / 20000 for i in range(20000)]
+    counts = correct_on_grid(zero_shot, cosines, cache_labels, labels, dense, betas)
+    released = correct_on_grid(zero_shot, cosines, cache_labels, labels, search_grid(alpha_max, 20), betas)
+    assert best.correct >= int(released.max())
+    at_best = plain_grid(zero_shot, cosines, cache_labels, labels, [best.alpha], [best.beta])
+    assert best.correct == int(counts.max()) == int(at_best)
+    assert 0 < best.alpha < alpha_max
+
+
+def test_the_exact_alpha_is_the_middle_of_its_stretch():
+    """Class 1 wins from α = 2 on, class 0 up to α = 3: both are right between 2 and 3."""
+    zero_shot = torch.tensor([[2.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
+    cosines = torch.tensor([[-50.0, 1.0]] * 2, dtype=torch.float64)
+    arguments = zero_shot, cosines, torch.arange(2), torch.tensor([1, 0])
+    best = search_exact_alpha(*arguments, 8.0, [20.0])
+    assert best.correct == 2
+    assert best.alpha == pytest.approx(2.5)
+    assert search_exact_alpha(*arguments, 2.5, [20.0]).alpha == pytest.approx(2.25)

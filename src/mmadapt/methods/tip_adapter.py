@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Self, Unpack
+from typing import ClassVar, Literal, Self, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,15 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.errors import UserError
+from mmadapt.errors import UserError, one_of
 from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Method, scale_of
-from mmadapt.methods.cache_search import class_affinities, search_alpha_beta
+from mmadapt.methods.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
 from mmadapt.methods.recipe import Recipe
 from mmadapt.methods.tip_adapter_gradients import shots_per_class
 from mmadapt.protocols import Transfer
+
+SearchAlpha = Literal["grid", "exact"]
 
 
 class TipAdapter(Method):
@@ -47,6 +49,7 @@ class TipAdapter(Method):
         beta: float = 5.5,
         search_scale: Sequence[float] | None = (7.0, 3.0),
         search_step: Sequence[int] = (200, 20),
+        search_alpha: SearchAlpha = "grid",
         logit_scale: float | None = None,
         text_features: Tensor | None = None,
         **recipe: Unpack[Recipe],
@@ -60,14 +63,17 @@ class TipAdapter(Method):
             beta: Sharpness β before the search.
             search_scale: Upper ends of the grid of β and α, not included; None keeps the two as given.
             search_step: Number of grid points of β and of α, from 0.1 upwards.
+            search_alpha: ``grid``: the released grid of α. ``exact``: the optimum over all real α up to the upper
+                end, for each β of the grid; the midpoint of the widest stretch of α with most val images right.
             logit_scale: Factor s of the cosine; None is the model's own, the released code has 100.
             text_features: Unit text features (C, D), if encoded before.
             recipe: See `Recipe`.
 
         Raises:
-            UserError: If the search grid is empty.
+            UserError: If the search grid is empty or ``search_alpha`` unknown.
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
+        one_of("method.search_alpha", search_alpha, get_args(SearchAlpha))
         if search_scale is not None and (min(search_scale) <= 0.1 or min(search_step) < 1):
             raise UserError(
                 f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: "
@@ -78,6 +84,7 @@ class TipAdapter(Method):
             search_step,
             scale_of(clip, logit_scale),
         )
+        self.search_alpha = search_alpha
         self.register_buffer("alpha", torch.tensor(float(alpha)))
         self.register_buffer("beta", torch.tensor(float(beta)))
         self.register_buffer("cache_labels", torch.empty(0, dtype=torch.long))
@@ -115,15 +122,17 @@ class TipAdapter(Method):
 
     @torch.no_grad()
     def search(self, val: FeatureSet) -> None:
-        """Choose α and β by accuracy on val over the released grid."""
+        """Choose α and β by accuracy on val, over the released grid or over the real α."""
         if self.search_scale is None or not len(val.labels):
             return
         features = F.normalize(val.image_features[0], dim=-1)
-        best = search_alpha_beta(
-            self.scale * features @ self.text_features.T, features @ self.cache_keys.T, self.cache_labels, val.labels,
-            alphas=search_grid(self.search_scale[1], self.search_step[1]),
-            betas=search_grid(self.search_scale[0], self.search_step[0]),
-        )  # fmt: skip
+        zero_shot = self.scale * features @ self.text_features.T
+        evidence = zero_shot, features @ self.cache_keys.T, self.cache_labels, val.labels
+        betas = search_grid(self.search_scale[0], self.search_step[0])
+        if self.search_alpha == "exact":
+            best = search_exact_alpha(*evidence, self.search_scale[1], betas)
+        else:
+            best = search_alpha_beta(*evidence, search_grid(self.search_scale[1], self.search_step[1]), betas)
         self.alpha.fill_(best.alpha)
         self.beta.fill_(best.beta)
         self.tuned = {"alpha": best.alpha, "beta": best.beta}
