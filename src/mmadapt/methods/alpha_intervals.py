@@ -94,12 +94,12 @@ class Stretch(NamedTuple):
     """The widest of the stretches of α on which most intervals overlap.
 
     Attributes:
-        count: Number of intervals that hold it.
+        held: Number of intervals that hold it.
         low: Its lower end.
         high: Its upper end.
     """
 
-    count: int
+    held: int
     low: float
     high: float
 
