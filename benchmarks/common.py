@@ -7,14 +7,16 @@ give the same numbers.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -40,6 +42,8 @@ class Outcome:
         ratios: Reference over candidate, of each pair; empty if the numbers differ.
         seconds: Median CPU seconds of reference and candidate.
         load: Load average of the machine.
+        unit: What was counted, seconds of CPU or wall time or calls.
+        note: What the ratio includes and what in it is not measured.
     """
 
     name: str
@@ -49,6 +53,8 @@ class Outcome:
     ratios: list[float] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
     load: float = 0.0
+    unit: str = "s CPU"
+    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -62,10 +68,71 @@ class Outcome:
         verdict = "" if self.ratio >= self.goal else ", MISSED"
         if SLACK * self.goal <= self.ratio < self.goal:
             verdict = ", just short"
-        spread = f"{min(self.ratios):.1f}-{max(self.ratios):.1f} in {len(self.ratios)} pairs"
-        seconds = f"{self.seconds[0]:.3f} s -> {self.seconds[1]:.3f} s CPU, load {self.load:.1f}"
-        goal = f"goal {self.goal:g}x{verdict}" if self.goal else "no goal"
-        return f"{gate}: {self.ratio:.1f}x ({spread}), {goal}; {seconds}"
+        spread = f"{short(min(self.ratios))}-{short(max(self.ratios))} in {len(self.ratios)} pairs"
+        seconds = f"{self.seconds[0]:.4g} -> {self.seconds[1]:.4g} {self.unit}, load {self.load:.1f}"
+        goal = f", goal {self.goal:.3g}x{verdict}" if self.goal else ""
+        line = f"{gate}: {short(self.ratio)}x ({spread}){goal}; {seconds}"
+        return f"{line}\n  {self.note}" if self.note else line
+
+
+@dataclass
+class Figure:
+    """A measured figure with an upper bound, such as seconds or a slope.
+
+    Attributes:
+        name: What was measured.
+        value: The figure; the median, if it was measured repeatedly.
+        bound: Largest value aimed at.
+        unit: Unit of the figure.
+        values: All measured values, or the points behind it.
+        load: Load average of the machine.
+    """
+
+    name: str
+    value: float
+    bound: float
+    unit: str
+    values: list[Any] = field(default_factory=list)
+    load: float = 0.0
+
+    def __str__(self) -> str:
+        verdict = "" if self.value <= self.bound else ", MISSED"
+        values = ", ".join(v if isinstance(v, str) else f"{v:.3g}" for v in self.values)
+        line = f"{self.name}: {self.value:.3g} {self.unit}, goal at most {self.bound:.3g}{verdict}"
+        return f"{line.replace(' ,', ',')}; {values}; load {self.load:.1f}"
+
+
+def short(ratio: float) -> str:
+    """Return a ratio with the digits that mean something."""
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.1f}"
+
+
+def options(doc: str | None, argv: Sequence[str] | None, **defaults: int) -> argparse.Namespace:
+    """Read the command line that all modules share: ``--smoke``, ``--pairs`` and whole numbers of the module."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=formatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, nothing stored: does it still run?")
+    for name, value in {"pairs": 5, **defaults}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    found = parser.parse_args(argv)
+    if found.smoke:
+        found.pairs = 1
+    return found
+
+
+def finish(benchmark: str, outcomes: Sequence[Outcome | Figure], smoke: bool, **more: Any) -> None:
+    """Store what was measured, unless it was a smoke run."""
+    if smoke:
+        return
+    ratios = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+    figures = [asdict(outcome) for outcome in outcomes if isinstance(outcome, Figure)]
+    print(f"stored in {store(benchmark, ratios, figures=figures, **more)}")
+
+
+def cpu_of_all() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def compare(

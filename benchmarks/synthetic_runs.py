@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmadapt.cost import Clock
 from mmadapt.data.base import ClassSet
 from mmadapt.data.resident import ResidentData
-from mmadapt.experiment import Clock, Prepared, fit
+from mmadapt.experiment import Prepared, fit
 from mmadapt.features import FeatureSet
 from mmadapt.methods.clip_adapter import ClipAdapter
 from mmadapt.optim import DasslCosine
@@ -58,10 +59,20 @@ class Spec:
 class Problem:
     """Synthetic features of one data set, drawn per seed and number of shots, and runs on them."""
 
-    def __init__(self, dim: int, classes: int, optimizer: str, epochs: int, *, schedule: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        optimizer: str,
+        epochs: int,
+        *,
+        schedule: bool = True,
+        device: str = "cpu",
+    ) -> None:
         self.dim, self.classes, self.optimizer, self.epochs = dim, classes, optimizer, epochs
         self.schedule = SCHEDULES[optimizer] if schedule else None
-        self.clip = Towerless(dim)
+        self.device = torch.device(device)
+        self.clip = Towerless(dim).to(self.device)
         self.names = ClassSet(tuple(f"class {i}" for i in range(classes)))
         generator = torch.Generator().manual_seed(0)
         self.texts = F.normalize(torch.randn(classes, dim, generator=generator), dim=-1)
@@ -75,7 +86,7 @@ class Problem:
         """Return noisy features (V, N, D) around the class centres."""
         labels = torch.arange(count) % self.classes
         noise = torch.randn(views, count, self.dim, generator=generator) * (30 / self.dim**0.5)
-        return FeatureSet(self.centres[labels] + noise, labels)
+        return FeatureSet((self.centres[labels] + noise).to(self.device), labels.to(self.device))
 
     def run(self, spec: Spec) -> Run:
         """Build a run; equal shots are shared between runs, as in a sweep."""
@@ -85,13 +96,13 @@ class Problem:
             self._shots[at] = self.draw(spec.shots * self.classes, VIEWS, generator)
         torch.manual_seed(spec.seed)
         method = ClipAdapter(
-            self.clip, self.names, text_features=self.texts,  # type: ignore[arg-type]
+            self.clip, self.names, text_features=self.texts.to(self.device),  # type: ignore[arg-type]
             optimizer=partial(OPTIMIZERS[self.optimizer], lr=spec.lr), scheduler=self.schedule,
             schedule_by="epoch", epochs=self.epochs, batch_size=spec.batch, views=VIEWS,
-        )  # fmt: skip
+        ).to(self.device)  # fmt: skip
         data = ResidentData(
             SimpleNamespace(need_shots=lambda: None), None, method.view_spec, batch_size=spec.batch,  # type: ignore[arg-type]
-            seed=spec.seed, validate=False, device=torch.device("cpu"),
+            seed=spec.seed, validate=False, device=self.device,
         )  # fmt: skip
         data.support, data.val = self._shots[at], self.val
         return Run(method, data, self.epochs)
@@ -132,11 +143,11 @@ def bare(run: Run) -> Run:
     return run
 
 
-def by_lightning(run: Run) -> Run:
+def by_lightning(run: Run, *callbacks: lightning.Callback) -> Run:
     """Train a run as an experiment does when it runs alone."""
     trainer = lightning.Trainer(
         max_epochs=run.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
     )  # fmt: skip
-    fit(Prepared({}, None, run.method, run.data, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
+    fit(Prepared({}, None, run.method, run.data, {}, {}, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
     return run

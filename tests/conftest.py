@@ -1,5 +1,6 @@
 """What several test files share: a small CLIP with random weights, and image files."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from PIL import Image
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.collect.__main__ import main
+
+# Tests press Ctrl-C; a shell that starts pytest in the background has it ignored, which children inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 

@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.runner import execute
 
+register_resolvers()
 GROUPS = {"clip": "vit_b16", "data": "folder", "protocol": "few_shot", "trainer": "ddp", "logger": "none"}
 
 
@@ -24,7 +25,6 @@ def run(folder: Path, overrides: list[str], method: str):
 
 
 def main() -> None:
-    register_resolvers()
     open_clip.add_model_config(Path(__file__).parent / "data" / "small-clip.json")
     for number, (method, overrides) in enumerate(json.loads(sys.argv[2])):
         os.environ["MASTER_PORT"] = str(int(sys.argv[3]) + number)

@@ -12,9 +12,10 @@ import lightning
 import torch
 from torch.nn import functional as F
 
+from mmadapt.cost import Clock
 from mmadapt.data.base import ClassSet
 from mmadapt.data.resident import ResidentData
-from mmadapt.experiment import Clock, Prepared, fit
+from mmadapt.experiment import Prepared, fit
 from mmadapt.features import FeatureSet
 from mmadapt.stack.lane import Run
 
@@ -87,7 +88,7 @@ def alone(run):
         max_epochs=run.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    return fit(Prepared({}, None, run.method, run.data, trainer, None, Clock(), time.time()))
+    return fit(Prepared({}, None, run.method, run.data, {}, {}, trainer, None, Clock(), time.time()))
 
 
 def logits(run):

@@ -50,7 +50,7 @@ def test_every_option_composes_and_names_real_parameters(group, option):
         check_keys(config[part], part, live)
 
 
-@pytest.mark.parametrize("file", sorted((CONF_DIR / "tuned").glob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", sorted((CONF_DIR / "tuned").rglob("*.yaml")), ids=lambda f: f.stem)
 def test_tuned_values_are_parameters_of_their_method(file):
     methods = [m.stem for m in (CONF_DIR / "method").glob("*.yaml") if file.stem.endswith(f"_{m.stem}")]
     method = max(methods, key=len)

@@ -38,7 +38,7 @@ def finished(tmp_path):
         )
         run_dir = tmp_path / "run"
         run_dir.mkdir()
-        (run_dir / "details.json").write_text(json.dumps(details))
+        (run_dir / "details.json").write_text(json.dumps({"schema": 1, "sets": details}))
         config = {"paths": {"results": str(tmp_path)}, "shots": 4}
         with open_loggers(node, KEY, config, run_dir) as loggers:
             loggers.finish(result)

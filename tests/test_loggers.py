@@ -80,7 +80,8 @@ def test_two_jobs_of_a_process_are_two_wandb_runs(sweep):
         assert {key: logged.config[key] for key in stored["config"]} == stored["config"]
         assert logged.config["run"] == {**stored["key"], "fingerprint": stored["fingerprint"]}
         for metric, value in stored["scores"]["test"].items():
-            assert logged.summary[f"test/{metric}"] == value
+            if not isinstance(value, str):
+                assert logged.summary[f"test/{metric}"] == value
         for name, value in stored["cost"].items():
             assert logged.summary[f"cost/{name}"] == value
         assert logged.summary["selection/rule"] == stored["selection"]["rule"]

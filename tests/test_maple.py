@@ -153,13 +153,13 @@ def test_resident_images(clip):
     resident = make()
     resident.setup()
     loader = resident.train_dataloader()
-    epochs = [[labels for _, labels in epoch] for _ in range(2) for epoch in loader]
+    epochs = [[labels for (_, labels), _ in epoch] for _ in range(2) for epoch in loader]
     assert len(epochs[0]) == loader.steps_per_epoch
     assert torch.cat(epochs[0]).bincount().tolist() == [2] * len(data.classes)
     assert not torch.equal(torch.cat(epochs[0]), torch.cat(epochs[1]))
     again = make()
     again.setup()
-    first, second = (next(next(iter(r.train_dataloader())))[0] for r in (resident, again))
+    first, second = (next(next(iter(r.train_dataloader())))[0][0] for r in (resident, again))
     assert torch.equal(first, second)
     assert max(image.shape[-1] for image, _ in resident._train) <= 48, "shrunk to 1.5 times the tower's input"
     views, labels = next(iter(resident.val_dataloader()))

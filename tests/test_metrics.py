@@ -5,7 +5,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from mmadapt.errors import UserError
-from mmadapt.metrics import Scorer
+from mmadapt.metrics import Scorer, _rows
 
 NAMES = tuple(f"class {i}" for i in range(7))
 
@@ -24,7 +24,7 @@ def scorer_of(logits, labels, batches=1, **options):
     return scorer
 
 
-@pytest.mark.parametrize("tile", [1 << 20, 70])
+@pytest.mark.parametrize("tile", [1 << 18, 70])
 def test_scores_equal_the_formulas_whatever_the_tiles(scored, tile, monkeypatch):
     monkeypatch.setattr("mmadapt.metrics.TILE", tile)
     logits, labels = scored
@@ -44,6 +44,29 @@ def test_scores_equal_the_formulas_whatever_the_tiles(scored, tile, monkeypatch)
 def test_five_of_many_with_equal_logits_is_no_free_success():
     score = scorer_of(torch.zeros(40, 20), torch.arange(40) % 20).compute()
     assert score.top5 == score.top1 == pytest.approx(1 / 20)
+
+
+def test_rows_equal_the_formulas_with_ties_and_impossible_classes():
+    logits = torch.randn(300, 9, generator=torch.Generator().manual_seed(2)).mul(3).round()  # many ties
+    logits[::7, 4] = -torch.inf
+    labels = torch.arange(300) % 4
+    predicted, confidence, loss, rank = _rows(logits, labels)
+    assert predicted.tolist() == logits.argmax(dim=1).tolist()
+    true = logits.gather(1, labels[:, None])
+    assert rank.tolist() == (logits >= true).sum(dim=1).tolist()
+    exact = logits.double()
+    assert torch.allclose(confidence.double(), exact.softmax(dim=1).amax(dim=1), rtol=1e-6)
+    expected = torch.nn.functional.cross_entropy(exact, labels, reduction="none")
+    assert torch.allclose(loss.double(), expected, atol=1e-6)
+
+
+def test_scoring_leaves_logits_alone_and_takes_none(scored):
+    logits, labels = scored
+    before, scorer = logits.clone().requires_grad_(), Scorer(7)
+    scorer.update(before, labels)
+    scorer.update(before[:0], labels[:0])
+    assert torch.equal(before, logits)
+    assert scorer.compute().total == 501
 
 
 def test_details_add_up(scored):

@@ -51,7 +51,7 @@ def run(zoo, tmp_path, small_clip, monkeypatch):
     """Run the command line in this process; return the result."""
 
     def execute(method, *arguments):
-        monkeypatch.setattr(app, "_outcomes", [])
+        monkeypatch.setattr(app, "outcomes", [])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main() sets it; other tests must not see that
         monkeypatch.delenv("HYDRA_FULL_ERROR")
         command = ["mmadapt", "--config-dir", str(zoo / "conf"), f"method={method}", "shots=2", "trainer=cpu",
@@ -59,7 +59,7 @@ def run(zoo, tmp_path, small_clip, monkeypatch):
                    f"paths.results={tmp_path}", "logger=none", *arguments]  # fmt: skip
         monkeypatch.setattr(sys, "argv", command)
         app.main()
-        return app._outcomes[0].result
+        return app.outcomes[0].result
 
     return execute
 
@@ -165,16 +165,16 @@ def test_the_text_side_of_xmadapter_has_a_text_cache(run):
 def test_a_finished_run_is_run_again_if_files_are_asked_for_that_it_lacks(run, tmp_path):
     base = ("zero_shot", "protocol=base_to_new", "data=zoo")
     first = run(*base)
-    folder = app._outcomes[0].run_dir
+    folder = app.outcomes[0].run_dir
     assert not (folder / "predictions.parquet").exists()
     again = run(*base, "save_predictions=true", "save_confusion=true")
-    assert app._outcomes[0].status == "done"
+    assert app.outcomes[0].status == "done"
     assert again.scores == first.scores
     assert (folder / "predictions.parquet").exists()
     details = json.loads((folder / "details.json").read_text())["sets"]["new"]
     assert torch.tensor(details["confusion"]).sum(dim=1).tolist() == details["total"] == [3, 3]
     run(*base, "save_predictions=true")
-    assert app._outcomes[0].status == "skipped"
+    assert app.outcomes[0].status == "skipped"
 
 
 def test_rules():

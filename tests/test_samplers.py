@@ -65,6 +65,8 @@ def test_evaluation_batches_of_all_processes_hold_each_image_once(world):
 def test_processes_divide_each_training_batch(world):
     whole = next(iter(EpochLoader(features(16), 8, seed=1)))
     parts = [next(iter(EpochLoader(features(16), 8, seed=1, shard=(rank, world)))) for rank in range(world)]
-    for batch, *shares in zip(whole, *parts, strict=True):
-        assert sorted(torch.cat([labels for _, labels in shares]).tolist()) == sorted(batch[1].tolist())
-        assert {len(labels) for _, labels in shares} == {8 // world}
+    for (batch, weight), *shares in zip(whole, *parts, strict=True):
+        assert weight == 1
+        assert sorted(torch.cat([labels for (_, labels), _ in shares]).tolist()) == sorted(batch[1].tolist())
+        assert {len(labels) for (_, labels), _ in shares} == {8 // world}
+        assert {weight for _, weight in shares} == {1}

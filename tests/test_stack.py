@@ -32,6 +32,7 @@ METHODS = {
     "xmadapter, focal": (XMAdapter, {"optimizer": ADAM, "hard_weight": "focal", "fusion": "confidence"}),
     "multi-modal adapter": (MMAdapter, {"optimizer": ADAM, "selection": "best_val", "patience": 2}),
     "multi-modal adapter, soft": (MMAdapter, {"optimizer": ADAM, "mask": "soft", "bottleneck": "lowrank"}),
+    "multi-modal adapter, soft, linear": (MMAdapter, {"optimizer": ADAM, "mask": "soft"}),
     "multi-modal adapter, transformer": (MMAdapter, {"optimizer": ADAM, "block": "transformer", "dropout": 0.0}),
 }  # fmt: skip
 RUNS = [  # seeds, shots, rates and epochs in no order; 10, 15 and 20 images in batches of 4
@@ -117,6 +118,29 @@ def test_written_out_gradients_are_those_of_autograd(final_relu, double):
     for name in slow:
         assert slow[name].abs().max() > 1e-4
         torch.testing.assert_close(gradients[name], slow[name], atol=1e-12, rtol=1e-9)
+
+
+def test_written_out_gradients_of_a_cache_are_those_of_autograd(double):
+    clip = StubClip()
+    runs = [build(TipAdapterF, clip, seed=s, alpha=1.3, beta=2.5) for s in (1, 2, 3)]
+    lane = Lane(runs)
+    features, labels = torch.randn(3, 7, clip.dim), torch.randint(C, (3, 7))
+    formula = runs[0].method.stacked_gradients()
+    assert formula is not None
+    losses, gradients = formula(lane.weights, features, labels)
+    expected, slow = autograd_gradients([run.method for run in runs])(lane.weights, features, labels)
+    torch.testing.assert_close(losses, expected, atol=1e-12, rtol=0)
+    assert slow["cache_keys"].abs().max() > 1e-6
+    torch.testing.assert_close(gradients["cache_keys"], slow["cache_keys"], atol=1e-12, rtol=1e-9)
+
+
+def test_caches_of_unequal_counts_or_values_take_autograd():
+    clip = StubClip()
+    method = build(TipAdapterF, clip).method
+    method._set_cache(method.cache_keys.detach()[1:], method.cache_labels[1:])
+    assert method.stacked_gradients() is None
+    lane = Lane([build(TipAdapterF, clip, alpha=1.0), build(TipAdapterF, clip, alpha=2.0)])
+    assert "autograd" in lane._gradients.__qualname__
 
 
 def test_branches_without_a_formula_take_autograd():

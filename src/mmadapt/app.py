@@ -20,7 +20,14 @@ from mmadapt.errors import UserError
 from mmadapt.launch import child
 from mmadapt.launch.launcher import read_options
 from mmadapt.launch.locks import BusyError
-from mmadapt.launch.report import objective, outcomes, print_line
+from mmadapt.launch.report import (
+    NoObjectiveError,
+    check_objective,
+    check_plannable,
+    objective,
+    outcomes,
+    print_line,
+)
 from mmadapt.launch.single import dry_run, in_child
 from mmadapt.launch.sweeper import register_plugins
 from mmadapt.runner import Outcome, execute, remove_empty
@@ -44,6 +51,7 @@ def job(cfg: DictConfig) -> float | None:
     try:
         if read_options(cfg).dry_run:
             remove_empty(run_dir)
+            check_plannable(hydra_config)
             dry_run(cfg, hydra_config, run_dir)
             return None
         if sweeping and (outcome := in_child(cfg, hydra_config, run_dir)) is not None:
@@ -54,7 +62,7 @@ def job(cfg: DictConfig) -> float | None:
             outcome = execute(cfg, hydra_config.runtime.choices, run_dir, overrides, wait=patient)
     except Exception as error:
         remove_empty(run_dir)
-        if sweeping:
+        if sweeping and not isinstance(error, NoObjectiveError):
             outcomes.append(Outcome("failed", run_dir, 0.0, error=str(error)))
             print_line(outcomes[-1], counter)
             if not isinstance(error, UserError):
@@ -65,6 +73,7 @@ def job(cfg: DictConfig) -> float | None:
     outcomes.append(outcome)
     if sweeping:
         print_line(outcome, counter)
+        check_objective(objective(outcome), hydra_config.runtime.choices["method"], hydra_config)
     return objective(outcome)
 
 
@@ -96,7 +105,7 @@ def main() -> None:
         if asked_for_trace:
             raise
         _finish()
-        if not outcomes:
+        if not outcomes or isinstance(error, NoObjectiveError):
             print(f"mmadapt: {message}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -38,13 +40,23 @@ class KeepBest(Callback):
         if self._state:
             module.load_state_dict(self._state)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered, for a checkpoint."""
+        return {"epoch": self.epoch, "score": self.score, "state": self._state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember what a checkpoint holds."""
+        self.epoch, self.score = state_dict["epoch"], state_dict["score"]
+        self._state = state_dict["state"]
+
 
 class TrainProgress(Callback):
     """Shows epochs, rate and time left once training lasts longer than two seconds."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._bar = ProgressBar(f"training {type(pl_module).__name__} (epochs)", trainer.max_epochs or 0)
+        left = (trainer.max_epochs or 0) - trainer.current_epoch  # all, unless it was interrupted
+        self._bar = ProgressBar(f"training {type(pl_module).__name__} (epochs)", left)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count an epoch."""

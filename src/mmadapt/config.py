@@ -37,6 +37,7 @@ TOP_LEVEL = (
     "save_predictions",
     "save_confusion",
     "report",
+    "checkpoint_seconds",
     "launch",
 )
 _IRRELEVANT = (
@@ -47,6 +48,7 @@ _IRRELEVANT = (
     "save_predictions",
     "save_confusion",
     "report",
+    "checkpoint_seconds",
     "launch",
 )
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
@@ -57,13 +59,14 @@ _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 
 
 def register_resolvers() -> None:
-    """Make ``${basename:…}``, ``${absolute:…}``, ``${checked:…}`` and ``${from:…}`` available; may be called again.
+    """Make ``${basename:…}``, ``${parent:…}``, ``${absolute:…}``, ``${checked:…}`` and ``${from:…}`` available.
 
     ``${from:${shots},{1:50,2:100,8:200}}`` is the value at the largest key that is not above the number: 50 with
-    one shot, 100 from two on, 200 from eight on.
+    one shot, 100 from two on, 200 from eight on. May be called again.
     """
     resolvers: dict[str, Any] = {
         "basename": lambda path: Path(str(path)).expanduser().resolve().name,
+        "parent": lambda path: str(Path(str(path)).parent),
         "absolute": lambda path: str(Path(str(path)).expanduser().resolve()),
         "checked": check_scalar,
         "from": lambda number, table: table[max((key for key in table if key <= number), default=min(table))],
@@ -90,7 +93,15 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    for key in ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confusion"):
+    for key in (
+        "shots",
+        "seed",
+        "tag",
+        "overwrite",
+        "save_predictions",
+        "save_confusion",
+        "checkpoint_seconds",
+    ):
         check_scalar(key, config[key])
     found = {str(key): value for key, value in config.items()}
     scored_sets(found)
@@ -104,12 +115,14 @@ def check_scalar(key: str, value: Any) -> Any:
         UserError: Saying what the key may hold.
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     good, wanted = {
         "shots": (whole and value >= 1, "a whole number of at least 1, the training images per class"),
         "seed": (whole and value >= 0, "a whole number of at least 0"),
         **dict.fromkeys(
             ("overwrite", "save_predictions", "save_confusion"), (isinstance(value, bool), "true or false")
         ),
+        "checkpoint_seconds": (value is None or (number and value >= 0), "a number of at least 0, or null"),
         "tag": (
             isinstance(value, str)
             and all(re.fullmatch(r"[\w.-]*\w[\w.-]*", part) for part in value.split("/")),

@@ -14,11 +14,12 @@ import torch
 from hydra.utils import get_class
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
-from safetensors.torch import save_file
 
 from mmadapt.callbacks import KeepBest, TrainProgress
+from mmadapt.checkpoint import Resume
 from mmadapt.clip import ClipBackbone
 from mmadapt.config import fingerprint, instantiate
+from mmadapt.cost import Clock, peak_memory_mib, reset_peak_memory
 from mmadapt.data.base import FewShotData
 from mmadapt.data.resident import ResidentData
 from mmadapt.data.resident_images import ResidentImages
@@ -26,12 +27,10 @@ from mmadapt.features import FeatureEncoder, FeatureSet, open_store
 from mmadapt.methods.base import Method
 from mmadapt.processes import all_processes, barrier, summed
 from mmadapt.protocols import Transfer, choose_classifier, scored_sets
-from mmadapt.provenance import peak_memory_mib, provenance
+from mmadapt.provenance import provenance
 from mmadapt.results import Classifier, Result, RunKey
-from mmadapt.scoring import Scoreboard, classified
+from mmadapt.scoring import Scoreboard, classified, save_weights
 from mmadapt.trainer import build_trainer
-
-WEIGHTS_FILE = "adapter.safetensors"
 
 
 @dataclass
@@ -75,10 +74,14 @@ class Trained:
     Attributes:
         epoch: The epoch whose weights were kept, counted from 1; 0 without training.
         val_top1: Its top-1 on val, if it was chosen by that.
+        resumed: Interruptions after which training went on from a checkpoint.
+        seconds_before: What training took before the last of them.
     """
 
     epoch: int
     val_top1: float | None = None
+    resumed: int = 0
+    seconds_before: float = 0.0
 
 
 Shots = dict[str, tuple[FeatureSet, FeatureSet, dict[str, int]]]
@@ -123,6 +126,7 @@ def prepare(config: Mapping[str, Any], key: RunKey, trainer: Trainer, shots: Sho
     }
     source = next(iter(sets.values()))
     device = trainer.strategy.root_device
+    reset_peak_memory(device)
     if trainer.local_rank == 0:
         for data in sets.values():
             data.prepare_data()
@@ -155,7 +159,7 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
     run_dir, device = Path(trainer.default_root_dir), trainer.strategy.root_device
     selection = _select(prepared, trained) if method.uses_shots else {"rule": "none"}
     if trainer.is_global_zero:
-        _save_weights(method, run_dir)
+        save_weights(method, run_dir)
     confusion = config["save_confusion"] or bool((config["logger"] or {}).get("confusion_matrix"))
     board = Scoreboard(trainer, confusion=confusion, predictions=config["save_predictions"])
     skipped: dict[str, int] = {}
@@ -181,6 +185,7 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
             **clock.seconds,
             "encoded": summed(encoder.encoded),
             "peak_memory_mib": peak_memory_mib(device),
+            **({"resumed": trained.resumed} if trained.resumed else {}),
         },
         fingerprint=fingerprint(config),
         config=dict(config),
@@ -227,7 +232,7 @@ def _adapt(prepared: Prepared, shots: Shots) -> None:
 def _select(prepared: Prepared, trained: Trained) -> dict[str, Any]:
     """Let the method choose its hyper-parameters; return how they and the epoch were chosen."""
     method, resident = prepared.method, prepared.resident
-    prepared.clock.lap("train_seconds")
+    prepared.clock.lap("train_seconds", before=trained.seconds_before)
     if isinstance(resident, ResidentData):
         method.search(resident.val)
     prepared.clock.lap("search_seconds")
@@ -250,12 +255,21 @@ def fit(prepared: Prepared) -> Trained:
     if not prepared.epochs:
         return Trained(trainer.current_epoch)
     keep_best = KeepBest() if method.selection == "best_val" else None
-    trainer.callbacks += [TrainProgress(), *([keep_best] if keep_best else [])]  # type: ignore[attr-defined]
+    resume = _resume(prepared, keep_best)  # first: the others look at the epoch that it starts from
+    callbacks = [resume, TrainProgress(), keep_best]
+    trainer.callbacks += [each for each in callbacks if each is not None]  # type: ignore[attr-defined]
     trainer.fit(method, datamodule=prepared.resident)
+    before = (resume.times, resume.seconds) if resume else (0, 0.0)
     if keep_best is None:
-        return Trained(trainer.current_epoch)
+        return Trained(trainer.current_epoch, None, *before)
     keep_best.restore(method)
-    return Trained(keep_best.epoch, keep_best.score)
+    return Trained(keep_best.epoch, keep_best.score, *before)
+
+
+def _resume(prepared: Prepared, keep_best: KeepBest | None) -> Resume | None:
+    config, draw = prepared.config, prepared.resident.data.drawn.sha256
+    run_dir, every = Path(prepared.trainer.default_root_dir), config.get("checkpoint_seconds")
+    return None if every is None else Resume(run_dir, fingerprint(config), draw, every, keep_best)
 
 
 def _classifiers(
@@ -275,26 +289,3 @@ def _backbone(node: str) -> ClipBackbone:
     """Build a backbone once for all runs of a process."""
     backbone: ClipBackbone = instantiate(json.loads(node), "clip")
     return backbone
-
-
-def _save_weights(method: Method, run_dir: Path) -> None:
-    state = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
-    temporary = run_dir / f".{WEIGHTS_FILE}.tmp"
-    save_file(state, temporary, {"method": type(method).__name__})
-    temporary.replace(run_dir / WEIGHTS_FILE)
-
-
-class Clock:
-    """Seconds of the phases of a run."""
-
-    def __init__(self) -> None:
-        """Start the first phase."""
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str, seconds: float | None = None) -> None:
-        """End a phase; a phase that was noted before, as a share of a stack's, keeps its seconds."""
-        now = time.perf_counter()
-        if seconds is not None or name not in self.seconds:
-            self.seconds[name] = round(now - self._last if seconds is None else seconds, 4)
-        self._last = now

@@ -16,11 +16,24 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.errors import did_you_mean
 from mmadapt.places import CONF_DIR
 
+_EXTRAS = {
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_slurm": "slurm",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/ray": "ray",
+    "hydra/sweeper/optuna": "hpo",
+}
+"""Options of Hydra's plugins, and ours made of them, by the extra that installs them."""
+
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Return the message for an error of composition; other errors speak for themselves."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
+        if (extra := _EXTRAS.get(error.missing_cfg_file)) is not None:
+            return (
+                f"{group}={option} comes with an extra that is not installed: pip install 'mmadapt[{extra}]'."
+            )
         # Hydra names no options for a choice inside a list, as in logger=[csv,wandbb].
         options = error.options or sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
         if group and options:

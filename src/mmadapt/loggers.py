@@ -11,7 +11,6 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -204,16 +203,6 @@ def read_details(run_dir: Path) -> dict[str, Any]:
     return details
 
 
-def final_scalars(result: Result) -> dict[str, float]:
-    """Return every final score as ``<set>/<metric>``."""
-    return {
-        f"{name}/{metric}": value
-        for name, score in result.scores.items()
-        for metric, value in asdict(score).items()
-        if not isinstance(value, str)
-    }
-
-
 class _TensorBoard(TensorBoardLogger):
     """Curves, the configuration as text and, below ``final/``, the scores of every set."""
 
@@ -230,7 +219,7 @@ class _TensorBoard(TensorBoardLogger):
     def final(self, result: Result, details: Mapping[str, Any]) -> None:
         """Write the final scores at the last epoch."""
         step = int(result.selection.get("epoch", 0))
-        self.log_metrics({f"final/{name}": value for name, value in final_scalars(result).items()}, step)
+        self.log_metrics({f"final/{name}": value for name, value in result.scalars().items()}, step)
 
     def close(self, failed: bool) -> None:
         """Write everything to disk."""

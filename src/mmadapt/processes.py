@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -14,6 +14,8 @@ from mmadapt.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import Trainer
+
+T = TypeVar("T")
 
 
 def this_process() -> tuple[int, int]:
@@ -45,6 +47,24 @@ def joined(names: list[str]) -> list[str]:
     every: list[list[str]] = [[] for _ in range(this_process()[1])]
     distributed.all_gather_object(every, names)
     return [name for own in every for name in own]
+
+
+def from_main(value: T) -> T:
+    """Return the value that rank 0 has."""
+    if this_process()[1] == 1:
+        return value
+    held = [value]
+    distributed.broadcast_object_list(held)
+    return held[0]
+
+
+def gathered(value: T) -> list[T]:
+    """Return the values of all processes, by rank."""
+    if this_process()[1] == 1:
+        return [value]
+    every: list[Any] = [None] * this_process()[1]
+    distributed.all_gather_object(every, value)
+    return every
 
 
 def global_mean(values: Tensor) -> Tensor:

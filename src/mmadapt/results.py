@@ -22,8 +22,10 @@ PROTOCOL = 1
 
 RESULT_FILE = "result.json"
 DETAILS_FILE = "details.json"
+WEIGHTS_FILE = "adapter.safetensors"
 PREDICTIONS_FILE = "predictions.parquet"
 FAILURE_FILE = "failed.json"
+CHECKPOINT_FILE = "last.ckpt"
 
 Classifier = Literal["own", "names", "sliced", "text_only"]
 """How the classes of a scored set are told apart: by what was trained on these ``own`` classes; by the trained
@@ -112,6 +114,15 @@ class Result:
             return "top-1", next(iter(scores.values())).top1
         targets = [score.top1 for name, score in scores.items() if name != self.key.data]
         return "mean of targets", sum(targets) / len(targets)
+
+    def scalars(self) -> dict[str, float]:
+        """Return every number of every set as ``<set>/<metric>``."""
+        return {
+            f"{name}/{metric}": value
+            for name, score in self.scores.items()
+            for metric, value in asdict(score).items()
+            if not isinstance(value, str)
+        }
 
     def write(self, run_dir: Path) -> Path:
         """Write ``result.json`` atomically and remove the note of an earlier failure."""

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,20 @@ from omegaconf import DictConfig, OmegaConf
 from mmadapt.config import differences, fingerprint, resolve
 from mmadapt.errors import UserError
 from mmadapt.launch.devices import secondary_process
-from mmadapt.launch.locks import run_lock
-from mmadapt.results import DETAILS_FILE, FAILURE_FILE, PREDICTIONS_FILE, Result, RunKey, write_json
+from mmadapt.launch.locks import LOCK_FILE, run_lock, try_lock
+from mmadapt.results import (
+    CHECKPOINT_FILE,
+    DETAILS_FILE,
+    FAILURE_FILE,
+    PREDICTIONS_FILE,
+    Result,
+    RunKey,
+    write_json,
+)
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "run.log"
+_TEMPORARY = ".*.tmp"
 _GROUPS = ("clip", "data", "method", "protocol", "trainer", "logger")
 
 
@@ -74,7 +83,9 @@ def execute(
         with run_lock(run_dir, wait=wait):
             finished = stored(run_dir, config)
             if finished is None:
-                return Outcome("done", run_dir, time.perf_counter() - start, _compute(job))
+                result = _compute(job)
+                return Outcome("done", run_dir, time.perf_counter() - start, result)
+    clear_leftovers(run_dir)
     return Outcome("skipped", run_dir, time.perf_counter() - start, finished)
 
 
@@ -135,6 +146,24 @@ def stored(run_dir: Path, config: Mapping[str, Any]) -> Result | None:
     )
 
 
+def clear_leftovers(run_dir: Path) -> None:
+    """Remove what a process left in the folder of a finished run that was killed just before its end."""
+    kept = {path.name for path in run_dir.iterdir() if path.name in (LOCK_FILE, CHECKPOINT_FILE)}
+    if kept or any(run_dir.glob(_TEMPORARY)):
+        with suppress(OSError):  # another user's results
+            lock = try_lock(run_dir / LOCK_FILE)
+            if lock is not None:
+                _clear(run_dir)
+                (run_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
+                lock.release(remove=True)
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove half-written files; the caller holds the lock, so nobody is writing them."""
+    for path in run_dir.glob(_TEMPORARY):
+        path.unlink(missing_ok=True)
+
+
 def remove_empty(folder: Path) -> None:
     """Take back the folders that Hydra made for a job that was refused."""
     for path in (folder, *folder.parents[:6]):
@@ -145,7 +174,7 @@ def remove_empty(folder: Path) -> None:
 
 
 def _compute(job: Job) -> Result:
-    with noted(job):
+    with noted(job, resumed=(job.run_dir / CHECKPOINT_FILE).exists()):
         from mmadapt.experiment import run
         from mmadapt.loggers import open_loggers
 
@@ -172,6 +201,7 @@ def complete(job: Job, result: Result) -> Result:
     text = OmegaConf.to_yaml(OmegaConf.create(job.config))
     (job.run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
     result.write(job.run_dir)
+    (job.run_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
     return result
 
 
@@ -193,6 +223,7 @@ def noted(job: Job, *, resumed: bool = False) -> Iterator[None]:
     """Write the log of the run, after what is there if ``resumed``, and ``failed.json`` if it does not get through."""
     run_dir = job.run_dir
     run_dir.mkdir(parents=True, exist_ok=True)
+    _clear(run_dir)
     handler = logging.FileHandler(run_dir / LOG_FILE, mode="a" if resumed else "w", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("mmadapt")

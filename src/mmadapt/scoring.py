@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 from lightning import LightningModule, Trainer
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mmadapt.data.base import ClassSet, FewShotData
@@ -18,7 +19,7 @@ from mmadapt.features import FeatureEncoder
 from mmadapt.methods.base import Method
 from mmadapt.metrics import Scorer
 from mmadapt.protocols import positions
-from mmadapt.results import DETAILS_FILE, PREDICTIONS_FILE, Classifier, Score, write_json
+from mmadapt.results import DETAILS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Classifier, Score, write_json
 
 
 class FinalScore(LightningModule):
@@ -113,6 +114,14 @@ def classified(
         return method, positions(source.class_keys, target.class_keys)
     make = method.for_classes if classifier == "names" else method.text_side
     return make(target.classes, encoder.text_features(target.classes).to(method.text_features.device)), None
+
+
+def save_weights(method: Method, run_dir: Path) -> None:
+    """Write the adapter's own weights, whole or not at all."""
+    state = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
+    temporary = run_dir / f".{WEIGHTS_FILE}.tmp"
+    save_file(state, temporary, {"method": type(method).__name__})
+    temporary.replace(run_dir / WEIGHTS_FILE)
 
 
 def _table(name: str, predictions: Tensor, images: Sequence[str], classes: ClassSet) -> dict[str, Any]:

@@ -160,10 +160,9 @@ class WandbRun(Logger):
 
         The row of final scores also holds ``shots``, the x-axis of curves over several runs.
         """
-        from mmadapt.loggers import final_scalars
         from mmadapt.wandb_objects import build_objects
 
-        scores = final_scalars(result)
+        scores = result.scalars()
         self._run.log({"shots": result.key.shots, **scores, **build_objects(self._node, result, details)})
         selection = {key: value for key, value in result.selection.items() if key != "tuned"}
         self._run.summary.update(

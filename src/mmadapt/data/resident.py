@@ -13,7 +13,8 @@ from mmadapt.data.samplers import ShardSampler
 from mmadapt.features import FeatureEncoder, FeatureSet, Views, encode_split
 from mmadapt.processes import joined, this_process
 
-EVAL_BATCH = 8192
+EVAL_BATCH = 2048
+"""Images scored at once: products are as fast as with more, and a cache of 16,000 shots takes 0.4 GB, not 1.6."""
 
 WeightedBatch = tuple[tuple[Tensor, Tensor], float]
 """Inputs and labels of this process's share of a batch, and the weight of its loss: 1 on a single device."""

@@ -25,12 +25,12 @@ from mmadapt.launch.devices import Lease
 from mmadapt.launch.dry_run import print_plan
 from mmadapt.launch.locks import BusyError
 from mmadapt.launch.options import LaunchOptions
-from mmadapt.launch.report import SweepReport, objective
+from mmadapt.launch.report import SweepReport, check_objective, check_plannable, objective
 from mmadapt.launch.schedule import Job, Schedule
 from mmadapt.launch.stacks import run_stacks
 from mmadapt.progress import track
 from mmadapt.runner import Job as RunJob
-from mmadapt.runner import Outcome, execute, remove_empty
+from mmadapt.runner import Outcome, clear_leftovers, execute, remove_empty
 
 
 class SweepLauncher(Launcher):
@@ -53,6 +53,8 @@ class SweepLauncher(Launcher):
             UserError: If a job cannot be composed; then none has been started.
         """
         options = read_options(self._config)
+        if options.dry_run:
+            check_plannable(self._config.hydra)
         cells = plan_all(self._context, self._config, job_overrides, initial_job_idx)
         if options.dry_run:
             print_plan(cells, Path(self._config.paths.results), options.jobs)
@@ -71,12 +73,18 @@ class SweepLauncher(Launcher):
                 if known is None:
                     jobs.append(Job(number, cell))
                 else:
+                    if known.status == "skipped":
+                        clear_leftovers(cell.run_dir)
                     report.add(known)
                     ended(number, known)
             report.begin()
             if options.stack:
                 jobs = run_stacks(jobs, self._job, report, ended)
             Schedule(options, report, self._here, self._start, ended).run(jobs)
+        for number, returned in returns.items():
+            if returned.status == JobStatus.COMPLETED:
+                method = cells[number - initial_job_idx].place[2]
+                check_objective(returned.return_value, method, self._config.hydra)
         return [returns[number] for number in sorted(returns)]
 
     def _here(self, job: Job) -> Outcome:

@@ -145,7 +145,7 @@ def run_lock(run_dir: Path, *, wait: bool) -> Iterator[None]:
             told = True
         time.sleep(_POLL_SECONDS)
     if lock.left_by is not None:
-        log.warning("%s was left unfinished by %s; it is computed again.", run_dir, lock.left_by)
+        log.warning("%s was left unfinished by %s; it is taken up again.", run_dir, lock.left_by)
     try:
         yield
     finally:

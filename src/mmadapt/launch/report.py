@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from mmadapt.errors import UserError
 from mmadapt.launch.dry_run import duration
 from mmadapt.progress import ProgressBar, live_display
 from mmadapt.runner import Outcome
@@ -16,10 +18,48 @@ from mmadapt.runner import Outcome
 outcomes: list[Outcome] = []
 """What became of the jobs of this command so far; the results of a sweep's jobs are dropped to save memory."""
 
+_GRIDS = ("mmadapt.launch.sweeper.GridSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper")
+
+
+class NoObjectiveError(UserError):
+    """A run left a search nothing to optimise; the run itself is in order."""
+
 
 def objective(outcome: Outcome) -> float | None:
     """Return what a Hydra sweeper may optimise: the accuracy on val, never on test."""
     return outcome.result.selection.get("val_top1") if outcome.result else None
+
+
+def check_objective(value: float | None, method: str, hydra: Any) -> None:
+    """Refuse a run without an accuracy on val, or a mere plan, in the hands of a sweeper that optimises.
+
+    Args:
+        value: Its `objective`.
+        method: The method.
+        hydra: The ``hydra`` node of the configuration.
+
+    Raises:
+        NoObjectiveError: Saying what to choose instead.
+    """
+    if value is None and str(hydra.sweeper._target_) not in _GRIDS:
+        raise NoObjectiveError(
+            f"{method} ran without an accuracy on val, which a search optimises: a method that chooses nothing has "
+            "none, and one that adapts the towers has one with method.selection=best_val alone. Search over "
+            "another method, or leave out sweep=search and hydra/sweeper to run a grid."
+        )
+
+
+def check_plannable(hydra: Any) -> None:
+    """Refuse a dry run of a foreign sweeper that optimises: it would take the plan for a failure.
+
+    Raises:
+        NoObjectiveError: Saying what to choose instead.
+    """
+    target = str(hydra.sweeper._target_)
+    if target not in _GRIDS:
+        raise NoObjectiveError(
+            f"launch.dry_run cannot plan for {target.rsplit('.', 1)[-1]}; hydra/sweeper=search has a dry run."
+        )
 
 
 def print_line(outcome: Outcome, counter: str, note: str = "") -> None:

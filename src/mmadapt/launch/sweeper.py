@@ -19,6 +19,7 @@ from mmadapt.errors import UserError
 from mmadapt.launch.dry_run import print_plan
 from mmadapt.launch.launcher import SweepLauncher, plan_all, read_options
 from mmadapt.launch.report import outcomes
+from mmadapt.launch.search import SearchSweeper
 from mmadapt.runner import Outcome
 
 SWEEP_FILE = "multirun.yaml"
@@ -93,7 +94,7 @@ class GridSweeper(Sweeper):
 
 
 def register_plugins() -> None:
-    """Make sweeper and launcher known to Hydra; may be called again.
+    """Make sweepers and launcher known to Hydra; may be called again.
 
     Hydra 1.3 builds plugins from the namespace ``hydra_plugins`` alone, which every Hydra application of an
     environment imports at its start; 1.4 has lifted that.
@@ -102,7 +103,7 @@ def register_plugins() -> None:
     admits = getattr(plugins, "is_in_toplevel_plugins_module", None)
     if admits is not None:
         plugins.is_in_toplevel_plugins_module = lambda name: name.startswith("mmadapt.") or admits(name)
-    for plugin in (SweepLauncher, GridSweeper):
+    for plugin in (SweepLauncher, GridSweeper, SearchSweeper):
         plugins.register(plugin)
 
 

@@ -94,12 +94,12 @@ class Stretch(NamedTuple):
     """The widest of the stretches of α on which most intervals overlap.
 
     Attributes:
-        most: Number of intervals that hold it.
+        held: Number of intervals that hold it.
         low: Its lower end.
         high: Its upper end.
     """
 
-    most: int
+    held: int
     low: float
     high: float
 

@@ -230,6 +230,23 @@ class Method(LightningModule, ABC):
         if not self.trainer.sanity_checking and self.is_enough(score.top1):
             self.trainer.should_stop = True
 
+    def training_state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the weights; a method with counters of its own adds them."""
+        schedule = None if self._schedule is None else self._schedule.state_dict()
+        optimizer: Optimizer = self.optimizers(use_pl_optimizer=False)  # type: ignore[assignment]
+        return {
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule,
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` returned; `on_train_start` lies behind us."""
+        self.optimizers(use_pl_optimizer=False).load_state_dict(state["optimizer"])  # type: ignore[union-attr]
+        if self._schedule is not None:
+            self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+
     def cpu(self) -> Self:
         """Stay on the device: Lightning would move the method, and the shared CLIP, after each fit and test."""
         return self

@@ -98,9 +98,9 @@ def search_exact_alpha(
     best, at = Stretch(-1, 0.0, 0.0), betas[0]
     for beta, low, high in zip(betas, sure.low, sure.high, strict=True):
         found = best_stretch(Intervals(low, high), alpha_max)
-        if (found.most, found.high - found.low) > (best.most, best.high - best.low):
+        if (found.held, found.high - found.low) > (best.held, best.high - best.low):
             best, at = found, beta
-    return Best((best.low + best.high) / 2, at, best.most)
+    return Best((best.low + best.high) / 2, at, best.held)
 
 
 def correct_on_grid(

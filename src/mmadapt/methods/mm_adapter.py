@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Unpack, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -217,6 +218,15 @@ class MMAdapter(Method):
         """Stop once val accuracy has not risen for ``patience`` epochs."""
         self._best, self._waited = (top1, 0) if top1 > self._best else (self._best, self._waited + 1)
         return self.patience is not None and self._waited >= self.patience
+
+    def training_state(self) -> dict[str, Any]:
+        """Return also how long val accuracy has not risen."""
+        return {**super().training_state(), "patience": (self._best, self._waited)}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore also how long val accuracy has not risen."""
+        super().load_training_state(state)
+        self._best, self._waited = state["patience"]
 
 
 def score_mask(mask: Mask, classes: int, like: Tensor) -> Tensor:

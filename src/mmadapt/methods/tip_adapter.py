@@ -16,6 +16,7 @@ from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Method, scale_of
 from mmadapt.methods.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
 from mmadapt.methods.recipe import Recipe
+from mmadapt.methods.tip_adapter_gradients import shots_per_class
 from mmadapt.protocols import Transfer
 
 SearchAlpha = Literal["grid", "exact"]
@@ -30,6 +31,7 @@ class TipAdapter(Method):
     Attributes:
         cache_keys: Unit features of the shots, (N, D).
         cache_labels: Their classes, (N,).
+        shots_per_class: Their number per class if it is equal and they are sorted by class, else 0.
     """
 
     transfer: Transfer = "text_only"
@@ -97,6 +99,7 @@ class TipAdapter(Method):
     def _set_cache(self, keys: Tensor, labels: Tensor) -> None:
         self.cache_keys = nn.Parameter(keys.clone(), requires_grad=self.trains_keys)
         self.cache_labels = labels.clone()
+        self.shots_per_class = shots_per_class(labels, len(self.classes))
 
     def text_side(self, classes: ClassSet, text_features: Tensor) -> Self:
         """Return zero-shot CLIP: with no shot of these classes the cache has no vote."""
@@ -109,9 +112,12 @@ class TipAdapter(Method):
         """Return zero-shot logits plus the cache's vote (B, C)."""
         features = F.normalize(image_features, dim=-1)
         zero_shot = self.scale * features @ self.text_features.T
-        votes = class_affinities(
-            features @ self.cache_keys.T, self.cache_labels, len(self.classes), self.beta
-        )
+        cosines = features @ self.cache_keys.T
+        if self.shots_per_class:
+            each = (self.beta * (cosines - 1)).exp().unflatten(-1, (-1, self.shots_per_class))
+            votes: Tensor = each.sum(dim=-1)
+        else:
+            votes = class_affinities(cosines, self.cache_labels, len(self.classes), self.beta)
         return zero_shot + self.alpha * votes
 
     @torch.no_grad()
@@ -140,6 +146,7 @@ class TipAdapter(Method):
                 torch.empty_like(state_dict[prefix + "cache_labels"], device=own.device),
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self.shots_per_class = shots_per_class(self.cache_labels, len(self.classes))
 
 
 def search_grid(scale: float, steps: int) -> list[float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mmadapt.methods.base import Gradients
 from mmadapt.methods.tip_adapter import TipAdapter
+from mmadapt.methods.tip_adapter_gradients import key_gradients
 
 
 class TipAdapterF(TipAdapter):
@@ -18,3 +20,10 @@ class TipAdapterF(TipAdapter):
 
     trains_keys: ClassVar[bool] = True
     stackable: ClassVar[bool] = True
+
+    def stacked_gradients(self) -> Gradients | None:
+        """Return `key_gradients` for a cache with equally many shots of each class, as all draws have."""
+        shots = self.shots_per_class
+        if not shots:
+            return None
+        return key_gradients(self.text_features, self.scale, float(self.alpha), float(self.beta), shots)

@@ -187,7 +187,10 @@ def _harmonic(base: Cell, new: Cell) -> Cell:
         for seed, value in base.values.items()
         if seed in new.values
     }
-    return replace(base, values=values, dirty=base.dirty or new.dirty, mixed=base.mixed or new.mixed)
+    return replace(
+        base, values=values, dirty=base.dirty or new.dirty, mixed=base.mixed or new.mixed,
+        classifiers=base.classifiers | new.classifiers,
+    )  # fmt: skip
 
 
 def _transfer(runs: list[Run], metric: str, allow_mixed: bool) -> list[Named]:

@@ -162,7 +162,8 @@ class Lane:
             for name, weight in self.weights.items():
                 run.method.get_parameter(name).data = weight[row]
         methods = [run.method for run in self.runs]
-        formula = methods[0].stacked_gradients() if self._formula else None
+        # A formula holds the buffers of one method, such as α and β of a cache: it must hold them for all.
+        formula = methods[0].stacked_gradients() if self._formula and _equal_buffers(methods) else None
         self._gradients: Gradients = formula or autograd_gradients(methods)
 
 
@@ -171,6 +172,11 @@ def _rates(run: Run, steps: int) -> list[float]:
     if run.method.schedule_by == "step":
         return learning_rates(run.method, run.epochs * steps)
     return [rate for rate in learning_rates(run.method, run.epochs) for _ in range(steps)]
+
+
+def _equal_buffers(methods: Sequence[Method]) -> bool:
+    own = dict(_own(methods[0].named_buffers()))
+    return all(torch.equal(own[n], b) for other in methods[1:] for n, b in _own(other.named_buffers()))
 
 
 class _Loss(nn.Module):

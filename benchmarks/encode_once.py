@@ -1,0 +1,63 @@
+"""Encoder calls of 15 runs (5 numbers of shots x 3 seeds) on one data set: encoded once against in every run.
+
+Run ``python -m benchmarks.encode_once`` from the top of the checkout. Tip-Adapter with the embedded tiny CLIP on
+rendered images, by the code that runs experiments. The reference is the pattern of the released repositories: nothing
+is kept between runs, here an empty store for each. Calls are counted by the product (``cost.encoded``: images and
+prompts that went through a tower), so the ratio is exact. The gate: all scores of all runs are equal. Features equal
+bit by bit, and a store that misses with another backbone, template or transform, are tests
+(tests/test_store.py, tests/test_bench_modules.py). CPU time of both sides is stored as a second ratio.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.common import Outcome, cpu_of_all, finish, options
+from benchmarks.experiments import run_here
+
+GOAL, TIME_GOAL = 10.0, 8.0
+Sweep = tuple[int, float, list[object]]
+
+
+def sweep(root: Path, shots: Sequence[int], seeds: Sequence[int], *, share: bool) -> Sweep:
+    """Return encoder calls, CPU seconds and scores of all runs."""
+    calls, scores, start = 0, list[object](), cpu_of_all()
+    for shot in shots:
+        for seed in seeds:
+            name = "all" if share else f"{shot}-{seed}"
+            overrides = ["method=tip_adapter", "data=shapes_form", "trainer=cpu", "logger=none", f"shots={shot}",
+                         f"seed={seed}", f"paths.features={root}/features-{name}"]  # fmt: skip
+            result = run_here(overrides, root / f"{'shared' if share else 'apart'}/{shot}shot/seed{seed}")
+            calls += int(result.cost["encoded"])
+            scores.append(result.scores["test"])
+    return calls, cpu_of_all() - start, scores
+
+
+def main(argv: Sequence[str] | None = None) -> list[Outcome]:
+    chosen = options(__doc__, argv)
+    torch.set_num_threads(1)
+    shots, seeds = ((1,), (1, 2)) if chosen.smoke else ((1, 2, 4, 8, 16), (1, 2, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        warm = root / "warm"  # renders the images of test, which both sides read
+        sweep(warm, shots[:1], seeds[:1], share=True)
+        ours = sweep(root, shots, seeds, share=True)
+        theirs = sweep(root, shots, seeds, share=False)
+    error = 0.0 if ours[2] == theirs[2] else 1.0
+    calls = Outcome(f"encoder calls of {len(ours[2])} runs", error, 0.0, GOAL, unit="calls")
+    time = Outcome(f"{len(ours[2])} runs", error, 0.0, TIME_GOAL)
+    for outcome, column in ((calls, 0), (time, 1)):
+        if not error:
+            slow, fast = float(theirs[column]), float(ours[column])
+            outcome.ratios, outcome.seconds = [slow / fast], (slow, fast)
+        print(outcome, flush=True)
+    finish("encode_once", [calls, time], chosen.smoke)
+    return [calls, time]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Every benchmark still runs in a tiny size, and what it compares is equal; ratios are not looked at."""
+
+import importlib
+import math
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'src'}")
+
+
+@pytest.mark.parametrize("name", [
+    "tip_adapter_f", "one_batch_epoch", "growth", "evaluation", "linear_probe_path", "gpu",
+    *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("start_up", "encode_once", "whole_sweep")),
+])  # fmt: skip
+def test_runs_and_passes_its_gate(name, capsys):
+    module = importlib.import_module(f"benchmarks.{name}")
+    outcomes = module.main(["--smoke"])
+    assert outcomes
+    for outcome in outcomes:
+        if hasattr(outcome, "ratios"):
+            assert outcome.error <= outcome.limit, outcome
+            assert all(ratio > 0 for ratio in outcome.ratios)
+            assert outcome.ratios
+        else:
+            assert math.isfinite(outcome.value), outcome
+    assert "stored" not in capsys.readouterr().out
+
+
+def test_numbers_that_differ_give_no_ratio():
+    common = importlib.import_module("benchmarks.common")
+    outcome = common.compare("other", lambda: 1.0, lambda: 2.0, lambda a, b: abs(a - b), limit=0.5, goal=1.0)
+    assert not outcome.ratios
+    assert "no ratio" in str(outcome)
+
+
+def test_table_shows_the_latest_of_each_name(capsys):
+    table = importlib.import_module("benchmarks.table")
+    table.main()
+    shown = capsys.readouterr().out
+    assert "| cache_search |" in shown
+    names = [(benchmark, outcome["name"]) for benchmark, _, outcome in table.latest()]
+    assert len(names) == len(set(names))
