@@ -24,6 +24,7 @@ from benchmarks.synthetic_runs import Problem, Spec
 from mmadapt.methods.cache_search import correct_on_grid
 from mmadapt.methods.tip_adapter import search_grid
 from mmadapt.metrics import Scorer
+from mmadapt.stack.lane import Run
 from mmadapt.stack.train import train
 
 GOAL, DIM = 1.05, 512
@@ -59,7 +60,7 @@ def epoch(classes: int, shots: int, runs: int = 1) -> Point:
     """Train an epoch of CLIP-Adapter."""
     problem = Problem(64 if runs > 1 else DIM, classes, "sgd", epochs=1)
     ready = [problem.run(Spec(1 + i % 3, shots, 2e-3 / (1 + i))) for i in range(runs)]
-    return lambda: train(ready)
+    return lambda: train([Run(each.method, each.data, each.epochs) for each in ready])
 
 
 def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:

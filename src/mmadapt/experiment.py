@@ -267,9 +267,11 @@ def fit(prepared: Prepared) -> Trained:
 
 
 def _resume(prepared: Prepared, keep_best: KeepBest | None) -> Resume | None:
-    config, draw = prepared.config, prepared.resident.data.drawn.sha256
-    run_dir, every = Path(prepared.trainer.default_root_dir), config.get("checkpoint_seconds")
-    return None if every is None else Resume(run_dir, fingerprint(config), draw, every, keep_best)
+    every = prepared.config.get("checkpoint_seconds")
+    if every is None:
+        return None
+    run_dir, draw = Path(prepared.trainer.default_root_dir), prepared.resident.data.drawn.sha256
+    return Resume(run_dir, fingerprint(prepared.config), draw, every, keep_best)
 
 
 def _classifiers(
