@@ -29,7 +29,7 @@ if "STUB_LOG" in os.environ:
         words = (
             key.method,
             key.seed,
-            os.environ.get("CUDA_VISIBLE_DEVICES", "-"),
+            os.environ.get("CUDA_VISIBLE_DEVICES") or "-",
             start,
             time.time(),
             os.getpid(),
