@@ -21,6 +21,7 @@ from mmadapt.errors import UserError
 from mmadapt.explain import explain_value
 from mmadapt.launch import plan
 from mmadapt.launch.child import Child, command
+from mmadapt.launch.composer import Composer
 from mmadapt.launch.devices import Lease
 from mmadapt.launch.dry_run import print_plan
 from mmadapt.launch.locks import BusyError
@@ -45,6 +46,7 @@ class SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands to every launcher; the task is always `mmadapt.runner.execute`."""
         self._context, self._config = hydra_context, config
+        self._compose = Composer(hydra_context, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Run the jobs; those that failed are noted in what is returned, and not raised.
@@ -55,7 +57,7 @@ class SweepLauncher(Launcher):
         options = read_options(self._config)
         if options.dry_run:
             check_plannable(self._config.hydra)
-        cells = plan_all(self._context, self._config, job_overrides, initial_job_idx)
+        cells = plan_all(self._compose, job_overrides, initial_job_idx)
         if options.dry_run:
             print_plan(cells, Path(self._config.paths.results), options.jobs)
             return [_job_return(cell, Outcome("not started", cell.run_dir, 0.0)) for cell in cells]
@@ -109,14 +111,14 @@ class SweepLauncher(Launcher):
         run_job(
             hydra_context=self._context,
             task_function=task,
-            config=plan.compose(self._context, self._config, job.cell.overrides, job.number),
+            config=self._compose(job.cell.overrides, job.number),
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
         return outcomes[-1]
 
     def _job(self, job: Job) -> RunJob:
-        config = plan.compose(self._context, self._config, job.cell.overrides, job.number)
+        config = self._compose(job.cell.overrides, job.number)
         task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
         choices = dict(config.hydra.runtime.choices)
         return RunJob(task, choices, job.cell.run_dir, list(config.hydra.overrides.task))
@@ -126,16 +128,14 @@ class SweepLauncher(Launcher):
         return Child(command(job.cell.overrides, self._config.hydra, run_dir), run_dir, lease)
 
 
-def plan_all(
-    context: HydraContext, master: DictConfig, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[plan.Cell]:
-    """Compose every job once and find out what it would do.
+def plan_all(compose: Composer, job_overrides: Sequence[Sequence[str]], first: int) -> list[plan.Cell]:
+    """Compose every job and find out what it would do.
 
     Raises:
         UserError: If a job's folder cannot be named.
     """
     numbered = enumerate(track(job_overrides, "planning", len(job_overrides)), first)
-    return [plan.look(plan.compose(context, master, line, number), line) for number, line in numbered]
+    return [plan.look(compose(line, number), line) for number, line in numbered]
 
 
 def read_options(master: DictConfig) -> LaunchOptions:

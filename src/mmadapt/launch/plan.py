@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import setup_globals
-from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapt.config import resolve
@@ -51,16 +49,6 @@ class Cell:
     place: tuple[str, str, str, int]
     config: Mapping[str, Any]
     result: Result | None = None
-
-
-def compose(context: HydraContext, master: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    """Compose the configuration of one job as Hydra's basic launcher does."""
-    setup_globals()
-    config: DictConfig = context.config_loader.load_sweep_config(master, list(overrides))
-    with open_dict(config):
-        config.hydra.job.id = str(number)
-        config.hydra.job.num = number
-    return config
 
 
 def look(config: DictConfig, overrides: Sequence[str]) -> Cell:

@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError
+from mmadapt.launch.composer import Composer
 from mmadapt.launch.dry_run import print_plan
 from mmadapt.launch.launcher import SweepLauncher, plan_all, read_options
 from mmadapt.launch.report import outcomes
@@ -59,7 +60,7 @@ class GridSweeper(Sweeper):
         options = read_options(self._config)
         if options.dry_run:
             every = list(itertools.chain.from_iterable(batches))
-            cells = plan_all(self._context, self._config, every, 0)
+            cells = plan_all(Composer(self._context, self._config), every, 0)
             print_plan(cells, Path(self._config.paths.results), options.jobs)
             return []
         returns: list[Sequence[JobReturn]] = []
