@@ -1,11 +1,11 @@
 """L-BFGS for smooth convex functions, with little work besides the evaluations (Nocedal & Wright, algorithm 7.5).
 
-`torch.optim.LBFGS` spends more time between two evaluations than in one of a few-shot problem, and often evaluates
-two or three times per step.
+On a few-shot problem `torch.optim.LBFGS` spends more time between two evaluations than in one.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,20 +18,18 @@ Objective = Callable[[Tensor], tuple[float, Tensor]]
 
 
 @dataclass
-class Minimum:
-    """Where the descent ended.
+class Point:
+    """A point and what the objective is there.
 
     Attributes:
         x: The point.
-        value: The objective there.
-        gradient: Its gradient there.
-        evaluations: How often the objective was evaluated, the start included.
+        value: The objective.
+        gradient: Its gradient, shaped like ``x``.
     """
 
     x: Tensor
     value: float
     gradient: Tensor
-    evaluations: int = 1
 
     @property
     def steepest(self) -> float:
@@ -41,23 +39,22 @@ class Minimum:
 
 def minimise(
     objective: Objective, start: Tensor, *, tolerance: float, max_iterations: int, history: int = 6
-) -> Minimum:
+) -> Point:
     """Descend until no entry of the gradient exceeds the tolerance, or no step lowers the objective any more.
 
     Args:
-        objective: A convex function, scaled so that its curvature at the start is about one.
+        objective: A convex function, scaled so that its curvature is about one.
         start: Where to begin; not changed.
         tolerance: Largest gradient entry at which it stops.
         max_iterations: Limit of steps.
         history: Steps remembered.
     """
-    at = Minimum(start, *objective(start))
+    at = Point(start, *objective(start))
     past: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=history)
     for _ in range(max_iterations):
-        if not at.steepest > tolerance:
+        if not at.steepest > tolerance:  # so that a gradient of NaN ends it too
             break
-        direction = _direction(at.gradient, past)
-        after = _search(objective, at, direction)
+        after = _search(objective, at, _direction(at.gradient, past))
         if after is None:
             break
         step, change = after.x - at.x, after.gradient - at.gradient
@@ -86,28 +83,29 @@ def _direction(gradient: Tensor, past: deque[tuple[Tensor, Tensor, float]]) -> T
     return direction
 
 
-def _search(objective: Objective, at: Minimum, direction: Tensor) -> Minimum | None:
+def _search(objective: Objective, at: Point, direction: Tensor) -> Point | None:
     """Return a point along the direction that meets the strong Wolfe conditions, None if none is found.
 
-    A convex function is lower wherever it still falls; so rounding of its value cannot stop the search.
+    A convex function has decreased wherever it still falls, so the value is looked at only beyond its minimum: near
+    the end it is all rounding.
     """
     first = _dot(at.gradient, direction)
-    low, high, slope_low, slope_high, length = 0.0, float("inf"), first, 0.0, 1.0
-    for trial in range(1, TRIALS):
+    if not first < 0:
+        return None
+    low, high, slope_low, slope_high, length = 0.0, math.inf, first, 0.0, 1.0
+    for _ in range(TRIALS):
         x = at.x.add(direction, alpha=length)
-        after = Minimum(x, *objective(x), at.evaluations + trial)
+        after = Point(x, *objective(x))
         slope = _dot(after.gradient, direction)
-        if slope < CURVATURE * first:
-            low, slope_low = length, slope
-        elif slope > -CURVATURE * first or (slope > 0 and after.value > at.value + DECREASE * length * first):
-            high, slope_high = length, slope
-        elif slope == slope:
+        short = slope < CURVATURE * first
+        far = slope > 0 and after.value > at.value + DECREASE * length * first
+        if not short and not far and slope <= -CURVATURE * first:
             return after
+        if short:
+            low, slope_low = length, slope
         else:
-            return None
-        if high == float("inf"):
-            length *= 4
-        else:
-            share = -slope_low / (slope_high - slope_low)
-            length = low + (high - low) * min(max(share, 0.1), 0.9)
+            high, slope_high = length, math.inf if math.isnan(slope) else slope
+        share = -slope_low / (slope_high - slope_low)
+        inside = low + (high - low) * min(max(share, 0.1), 0.9)
+        length = 4 * length if math.isinf(high) else inside
     return None

@@ -15,7 +15,7 @@ _SMALL = 10**8
 """Multiply-adds of an evaluation below which a second thread costs more than it brings."""
 
 _SINGLE = 1e-5
-"""Gradient entry down to which single precision can be trusted, ten times its rounding."""
+"""Gradient entry down to which single precision is followed; below, rounding would mislead it."""
 
 
 @contextmanager
@@ -36,10 +36,7 @@ class LogisticRegression:
     objective has along it at zero: the same minimum in a fraction of the iterations, and at most N of D
     dimensions. Each fit starts from the solution of the next smaller ``inverse`` fitted before, from zero if there
     is none, so values are best fitted in ascending order. Such a start is never worse than zero: with a smaller
-    penalty, the same W has a lower objective. What a fit returns depends on those before it within its tolerance.
-
-    Attributes:
-        evaluations: Evaluations of the objective, of all fits so far.
+    penalty, the same W has a lower objective. Within its tolerance, a fit depends on those before it.
     """
 
     @torch.no_grad()
@@ -58,8 +55,7 @@ class LogisticRegression:
         self.spread, self.axes = spread[kept], axes[kept]
         self.projected = F.pad((x - self.mean) @ self.axes.T, (0, 1), value=1.0)
         self.target = F.one_hot(labels, classes).double().T.contiguous()
-        self.fitted: dict[float, Tensor] = {}
-        self.evaluations = 0
+        self._fitted: dict[float, Tensor] = {}
 
     @torch.no_grad()
     def fit(
@@ -74,27 +70,26 @@ class LogisticRegression:
             inverse: Inverse regularisation strength, as in scikit-learn.
             tolerance: Largest gradient entry, of the objective over ``inverse · N`` in the scaled axes, at
                 which it stops. With a large ``inverse`` and separable shots the minimum itself is far away;
-                the default ends within 1e-3 nats of it, and in ascending order lower than scikit-learn's
-                default does.
+                in ascending order the default ends within 1e-4 nats of it per image.
             max_iterations: Limit of L-BFGS in each precision.
         """
         classes, count = self.target.shape
         ridge = 1 / (inverse * count)
         scale = F.pad((self.spread**2 / (count * classes) + ridge).sqrt(), (0, 1), value=classes**-0.5)
         z, penalty = self.projected / scale, F.pad(ridge / scale[:-1] ** 2, (0, 1))
-        before = max((other for other in self.fitted if other <= inverse), default=None)
-        at = z.new_zeros(classes, len(scale)) if before is None else self.fitted[before] * scale
+        before = max((other for other in self._fitted if other <= inverse), default=None)
+        at = z.new_zeros(classes, len(scale)) if before is None else self._fitted[before] * scale
         with _threads(z.device, z.numel() * classes), torch.autocast(z.device.type, enabled=False):
             for dtype, enough in (torch.float32, max(tolerance, _SINGLE)), (torch.float64, tolerance):
-                objective = _objective(z.to(dtype), self.target.to(dtype), penalty.to(dtype))
+                objective = objective_of(z.to(dtype), self.target.to(dtype), penalty.to(dtype))
                 found = minimise(objective, at.to(dtype), tolerance=enough, max_iterations=max_iterations)
-                at, self.evaluations = found.x.double(), self.evaluations + found.evaluations
-        self.fitted[inverse] = solution = at / scale
+                at = found.x.double()
+        self._fitted[inverse] = solution = at / scale
         weight = solution[:, :-1] @ self.axes
         return weight, solution[:, -1] - weight @ self.mean
 
 
-def _objective(z: Tensor, target: Tensor, penalty: Tensor) -> Objective:
+def objective_of(z: Tensor, target: Tensor, penalty: Tensor) -> Objective:
     """Return mean cross-entropy plus ``½ Σ penalty · at²`` as a function of ``at`` (C, d).
 
     Args:
