@@ -23,35 +23,10 @@ from mmadapt.hydra_line import register_resolver, whitelist
 from mmadapt.places import CONF_DIR as CONF_DIR
 from mmadapt.protocols import add_target_nodes, scored_sets
 
-TOP_LEVEL = (
-    "clip",
-    "data",
-    "method",
-    "protocol",
-    "trainer",
-    "logger",
-    "paths",
-    "shots",
-    "seed",
-    "tag",
-    "overwrite",
-    "save_predictions",
-    "save_confusion",
-    "report",
-    "checkpoint_seconds",
-    "launch",
-)
-_IRRELEVANT = (
-    "paths",
-    "logger",
-    "tag",
-    "overwrite",
-    "save_predictions",
-    "save_confusion",
-    "report",
-    "checkpoint_seconds",
-    "launch",
-)
+_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion", "report",
+               "checkpoint_seconds", "launch")  # fmt: skip
+"""Top-level keys that cannot change a number."""
+TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "shots", "seed", *_IRRELEVANT)
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip
