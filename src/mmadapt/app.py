@@ -26,6 +26,7 @@ from mmadapt.launch.report import (
     NoObjectiveError,
     check_objective,
     check_plannable,
+    is_search,
     objective,
     outcomes,
     print_line,
@@ -74,7 +75,7 @@ def job(cfg: DictConfig) -> float | None:
         return None
     outcomes.append(outcome)
     if sweeping:
-        print_line(outcome, counter)
+        print_line(outcome, counter, searching=is_search(hydra_config))
         check_objective(objective(outcome), hydra_config.runtime.choices["method"], hydra_config)
     return objective(outcome)
 

@@ -26,7 +26,13 @@ from mmadapt.launch.devices import Lease
 from mmadapt.launch.dry_run import print_plan
 from mmadapt.launch.locks import BusyError
 from mmadapt.launch.options import LaunchOptions
-from mmadapt.launch.report import SweepReport, check_objective, check_plannable, objective
+from mmadapt.launch.report import (
+    SweepReport,
+    check_objective,
+    check_plannable,
+    is_search,
+    objective,
+)
 from mmadapt.launch.schedule import Job, Schedule
 from mmadapt.launch.stacks import run_stacks
 from mmadapt.progress import track
@@ -68,7 +74,11 @@ class SweepLauncher(Launcher):
 
         children = options.jobs > 1 or any(cell.own_process for cell in cells)
         total = self.total or initial_job_idx + len(cells)
-        with SweepReport(total, initial_job_idx) as report, _stopped_by_signals(children):
+        searching = is_search(self._config.hydra)
+        with (
+            SweepReport(total, initial_job_idx, searching=searching) as report,
+            _stopped_by_signals(children),
+        ):
             jobs = []
             for number, cell in enumerate(cells, initial_job_idx):
                 known = _known(cell)

@@ -30,6 +30,11 @@ def objective(outcome: Outcome) -> float | None:
     return outcome.result.selection.get("val_top1") if outcome.result else None
 
 
+def is_search(hydra: Any) -> bool:
+    """Whether the sweeper chooses values by what runs return; ``hydra`` is that node of the configuration."""
+    return str(hydra.sweeper._target_) not in _GRIDS
+
+
 def check_objective(value: float | None, method: str, hydra: Any) -> None:
     """Refuse a run without an accuracy on val, or a mere plan, in the hands of a sweeper that optimises.
 
@@ -41,7 +46,7 @@ def check_objective(value: float | None, method: str, hydra: Any) -> None:
     Raises:
         NoObjectiveError: Saying what to choose instead.
     """
-    if value is None and str(hydra.sweeper._target_) not in _GRIDS:
+    if value is None and is_search(hydra):
         raise NoObjectiveError(
             f"{method} ran without an accuracy on val, which a search optimises: a method that chooses nothing has "
             "none, and one that adapts the towers has one with method.selection=best_val alone. Search over "
@@ -55,26 +60,29 @@ def check_plannable(hydra: Any) -> None:
     Raises:
         NoObjectiveError: Saying what to choose instead.
     """
-    target = str(hydra.sweeper._target_)
-    if target not in _GRIDS:
+    if is_search(hydra):
+        target = str(hydra.sweeper._target_)
         raise NoObjectiveError(
             f"launch.dry_run cannot plan for {target.rsplit('.', 1)[-1]}; hydra/sweeper=search has a dry run."
         )
 
 
-def print_line(outcome: Outcome, counter: str, note: str = "") -> None:
+def print_line(outcome: Outcome, counter: str, note: str = "", *, searching: bool = False) -> None:
     """Print what became of a job: its folder, its accuracy and time, or its error.
 
     Args:
         outcome: The job that ended.
         counter: How many have ended, such as ``12/75``.
         note: What else to say, such as the time left.
+        searching: Show the accuracy on val: who watches a search must not choose by test.
     """
     shown = "/".join(outcome.run_dir.parts[-6:])
     if outcome.status == "failed":
         print(f"[{counter}] {shown}: failed. {outcome.error}{note}", file=sys.stderr, flush=True)
         return
     name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
+    if searching and (on_val := objective(outcome)) is not None:
+        name, value = "val top-1", on_val
     took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
     print(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}", flush=True)
 
@@ -82,9 +90,15 @@ def print_line(outcome: Outcome, counter: str, note: str = "") -> None:
 class SweepReport:
     """Follows a sweep from its first to its last job."""
 
-    def __init__(self, total: int, ended: int = 0) -> None:
-        """Start; ``total`` is the number of jobs, ``ended`` how many of them a batch before has seen."""
-        self.total, self.ended, self.failed = total, ended, 0
+    def __init__(self, total: int, ended: int = 0, *, searching: bool = False) -> None:
+        """Start a report.
+
+        Args:
+            total: Number of jobs.
+            ended: How many of them a batch before has seen.
+            searching: See `print_line`.
+        """
+        self.total, self.ended, self.failed, self.searching = total, ended, 0, searching
         self._computed, self._start = 0, time.monotonic()
         console = Console(stderr=True)
         self._live: Progress | None = live_display(console) if console.is_terminal and total > 1 else None
@@ -116,7 +130,8 @@ class SweepReport:
             note = f"{self.failed} failed, {self.total - self.ended} left{left}"
             self._live.update(self._task, completed=self.ended, note=note)
         # On a terminal the bar holds the time left.
-        print_line(outcome, f"{self.ended}/{self.total}", left if self._live is None else "")
+        note = left if self._live is None else ""
+        print_line(outcome, f"{self.ended}/{self.total}", note, searching=self.searching)
         outcomes.append(outcome if self.total == 1 else replace(outcome, result=None))
 
     def leave(self, outcome: Outcome) -> None:
