@@ -4,8 +4,8 @@ Run ``python -m benchmarks.encode_once`` from the top of the checkout. Tip-Adapt
 rendered images, by the code that runs experiments. The reference is the pattern of the released repositories: nothing
 is kept between runs, here an empty store for each. Calls are counted by the product (``cost.encoded``: images and
 prompts that went through a tower), so the ratio is exact. The gate: all scores of all runs are equal. Features equal
-bit by bit, and a store that misses with another backbone, template or transform, are tests
-(tests/test_store.py, tests/test_bench_modules.py). CPU time of both sides is stored as a second ratio.
+bit by bit, and a store that misses with another backbone, template or transform, are tested in tests/test_store.py.
+CPU time of both sides is stored as a second ratio.
 """
 
 from __future__ import annotations

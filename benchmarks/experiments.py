@@ -14,6 +14,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from mmadapt.config import CONF_DIR, register_resolvers
+from mmadapt.hydra_line import BASE
 from mmadapt.results import Result
 from mmadapt.runner import execute
 
@@ -22,7 +23,7 @@ register_resolvers()
 
 def run_here(overrides: Sequence[str], run_dir: Path) -> Result:
     """Run one experiment through the product's own path and return its result."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         cfg = compose("config", overrides=list(overrides))
     groups = ("clip", "data", "method", "protocol", "trainer", "logger")
     choices = {group: _choice(group, overrides, str(cfg[group].get("name", group))) for group in groups}

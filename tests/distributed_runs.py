@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from mmadapt.config import CONF_DIR, register_resolvers
+from mmadapt.hydra_line import BASE
 from mmadapt.runner import execute
 
 register_resolvers()
@@ -25,7 +26,7 @@ PROCESSES.set_forkserver_preload(["mmadapt.experiment", "mmadapt.runner", "hydra
 
 def run(folder: Path, overrides: list[str], method: str):
     """Make one run; in a process with a rank it is one of two that make it together."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         cfg = compose("config", overrides=[f"method={method}", *overrides])
     return execute(cfg, {**GROUPS, "method": method}, folder, overrides)
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from mmadapt.config import CONF_DIR, fingerprint, instantiate, register_resolvers, resolve
 from mmadapt.data.imagenet_classes import wnids
 from mmadapt.errors import DataNotFoundError, UserError
+from mmadapt.hydra_line import BASE
 from mmadapt.runner import execute
 
 register_resolvers()
@@ -26,7 +27,7 @@ def config(root, name, *overrides, method="zero_shot"):
     fixed = [f"data={name}", "clip=tiny", f"method={method}", "trainer=cpu", "logger=none",
              f"paths.data={root}",
              f"paths.features={root}/features", f"paths.results={root}/runs", "shots=1"]  # fmt: skip
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         return compose("config", overrides=[*fixed, *overrides])
 
 

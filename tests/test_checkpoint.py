@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mmadapt import checkpoint
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
+from mmadapt.hydra_line import BASE
 from mmadapt.methods.base import Method
 from mmadapt.results import CHECKPOINT_FILE, Result
 from mmadapt.runner import execute
@@ -53,7 +54,7 @@ def run(tmp_path, tree, features, small_clip):
         base = [f"method={method}", "data=folder", f"data.root={tree}", "trainer=cpu", "shots=4", "seed=3",
                 "clip.arch=small-clip", "clip.pretrained=null", f"paths.features={features}",
                 "method.batch_size=5", "checkpoint_seconds=0"]  # fmt: skip
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), **BASE):
             cfg = compose("config", overrides=[*base, *overrides])
         return execute(cfg, {**CHOICES, "method": method}, tmp_path / folder, list(overrides))
 

@@ -40,6 +40,10 @@ def tree(tmp_path, write_tree):
         (["data=folder"], "data.root must be given"),
         (["tag=../up"], "tag='../up' must be a name"),
         (["shots=none"], "shots='none' must be a whole number"),
+        (
+            ["experiment=null"],
+            "experiment=null chooses nothing: leave it out, or choose from: clip_adapter_table",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_exit_code_one_and_no_folder(arguments, message, tmp_path):

@@ -132,8 +132,10 @@ def test_our_recipes_can_be_read():
     from mmadapt.config import CONF_DIR
 
     assert read_recipe("xmadapter_ablation").folder == "xmadapter_ablation"
-    for file in (CONF_DIR / "experiment").glob("*.yaml"):
-        assert read_recipe(file.stem).folder
+    names = {file.stem for file in (CONF_DIR / "experiment").glob("*.yaml")} - {"none"}
+    assert len(names) > 15
+    for name in names:
+        assert read_recipe(name).folder
 
 
 def test_report_takes_the_options_of_the_command_line(capsys):

@@ -21,6 +21,7 @@ from mmadapt.config import (
     resolve,
 )
 from mmadapt.errors import UserError
+from mmadapt.hydra_line import BASE
 
 register_resolvers()
 OPTIONS = [
@@ -34,7 +35,7 @@ LIVE = {"method": {"clip", "classes", "text_features"}, "trainer": set(), "data"
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         return compose("config", overrides=["paths.features=/nowhere", *overrides])
 
 

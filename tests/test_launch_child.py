@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mmadapt.config import CONF_DIR, register_resolvers
+from mmadapt.hydra_line import BASE
 from mmadapt.launch.child import REPORT, Child, command, environment
 from mmadapt.launch.devices import Lease
 from mmadapt.launch.sweeper import BasicSweeper
@@ -38,7 +39,7 @@ def hydra_node(*overrides, config_name="config", sources=()):
 
 
 def composed(overrides):
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         return compose("config", overrides=overrides, return_hydra_config=True)
 
 

@@ -10,6 +10,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf, open_dict
 
 from mmadapt.config import register_resolvers
+from mmadapt.hydra_line import BASE
 from mmadapt.launch.composer import Composer
 from mmadapt.launch.sweeper import register_plugins
 from mmadapt.places import CONF_DIR
@@ -34,7 +35,7 @@ JOBS = [
 def sweep_of(given):
     register_resolvers()
     register_plugins()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", given, run_mode=RunMode.MULTIRUN)
         yield loader, master, Composer(HydraContext(config_loader=loader, callbacks=None), master)

@@ -17,6 +17,7 @@ from wandb_files import read_runs
 
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
+from mmadapt.hydra_line import BASE
 from mmadapt.results import Result
 from mmadapt.runner import execute
 
@@ -41,7 +42,7 @@ def run(tmp_path, images, features):
     def execute_with(*overrides, method="clip_adapter", folder="run"):
         words = [*TINY, f"data.root={images}", f"method={method}", f"paths.features={features}"]
         words += [f"paths.results={tmp_path}", *(["method.epochs=2"] if method == "clip_adapter" else [])]
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), **BASE):
             cfg = compose("config", overrides=[*words, *overrides])
         return execute(cfg, {**CHOICES, "method": method}, tmp_path / folder, list(overrides))
 

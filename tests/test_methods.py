@@ -11,6 +11,7 @@ from mmadapt.config import CONF_DIR, instantiate, register_resolvers, resolve
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureSet
+from mmadapt.hydra_line import BASE
 from mmadapt.methods.base import Method, class_text_features
 from mmadapt.methods.clip_adapter import ClipAdapter, adapter_features
 from mmadapt.methods.linear_probe import LinearProbe
@@ -40,7 +41,7 @@ def val(shots):
 
 
 def build(name, clip) -> Method:
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         config = resolve(
             compose("config", overrides=[f"method={name}", "clip=vit_b16", "data=folder", "data.root=x"])
         )

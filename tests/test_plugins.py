@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from launching import ROOT, Command
 
 from mmadapt.config import CONF_DIR, register_resolvers
+from mmadapt.hydra_line import BASE
 from mmadapt.results import Result
 
 register_resolvers()
@@ -155,7 +156,7 @@ def test_a_missing_extra_is_named(choice, extra, tmp_path):
 
 def test_slurm_leaves_processes_to_lightning_and_devices_to_itself(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         hydra = compose("config", ["hydra/launcher=slurm"], return_hydra_config=True).hydra
     assert hydra.launcher.tasks_per_node == 1
     assert hydra.job.env_set.SLURM_JOB_NAME == "interactive"

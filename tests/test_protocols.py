@@ -13,6 +13,7 @@ from pyarrow import parquet
 from mmadapt import app
 from mmadapt.config import CONF_DIR, fingerprint, register_resolvers, relevant, resolve
 from mmadapt.errors import UserError
+from mmadapt.hydra_line import BASE
 from mmadapt.protocols import choose_classifier, positions, scored_sets
 
 register_resolvers()
@@ -29,7 +30,7 @@ data:
 
 
 def resolved(*overrides):
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         return resolve(compose("config", overrides=list(overrides)))
 
 

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 
+import hydra
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -15,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from mmadapt import app
 from mmadapt.config import CONF_DIR, check_keys, register_resolvers, relevant, resolve
 from mmadapt.data import shapes, shapes_specs, shapes_worlds
+from mmadapt.hydra_line import BASE
 from mmadapt.protocols import PROTOCOLS, scored_sets
 
 register_resolvers()
@@ -33,13 +35,13 @@ VIEWS = {
 
 @cache
 def composed(*overrides):
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         return compose("config", overrides=["paths.features=/nowhere", *overrides], return_hydra_config=True)
 
 
 @cache
 def resolved(*overrides):
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         return resolve(compose("config", overrides=["paths.features=/nowhere", *overrides]))
 
 
@@ -154,6 +156,9 @@ def test_what_the_papers_set_for_a_protocol_or_for_a_cell_of_a_table():
     assert teacher == "a photo of a {}, a type of texture."
 
 
+@pytest.mark.skipif(
+    hydra.__version__ >= "1.4", reason="Hydra 1.4 has no value of ${experiment} when several are chosen"
+)
 def test_recipes_combine():
     assert composed("experiment=[quick,coop_table]").tag == "coop_table"
 

@@ -15,6 +15,7 @@ from mmadapt.data.base import LockedTestError
 from mmadapt.data.resident import EpochLoader, ResidentData
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureEncoder, FeatureSet
+from mmadapt.hydra_line import BASE
 from mmadapt.methods.clip_adapter import ClipAdapter
 from mmadapt.results import Result
 from mmadapt.runner import execute
@@ -52,7 +53,7 @@ def run(tmp_path, images, features, small_clip):
             base.append("method.epochs=2")
         if method in ("maple", "comma"):
             base.append("method.depth=2")
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), **BASE):
             cfg = compose("config", overrides=[*base, *overrides])
         return execute(cfg, {**CHOICES, "method": method}, tmp_path / folder, list(overrides))
 

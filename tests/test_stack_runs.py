@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from mmadapt.config import CONF_DIR, register_resolvers
+from mmadapt.hydra_line import BASE
 from mmadapt.results import Result
 from mmadapt.runner import Job, execute
 from mmadapt.stack.groups import groups
@@ -50,7 +51,7 @@ def job(tmp_path, images, features, small_clip):
         own = [
             o.replace("lr=", "method.optimizer.lr=").replace("epochs=", "method.epochs=") for o in overrides
         ]
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), **BASE):
             cfg = compose("config", overrides=[*fixed, *own])
         return Job(cfg, {**CHOICES, "method": method}, tmp_path / folder, own)
 

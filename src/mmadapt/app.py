@@ -17,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
+from mmadapt.explain import check_choices, explain
+from mmadapt.hydra_line import BASE
 from mmadapt.launch import child
 from mmadapt.launch.launcher import read_options
 from mmadapt.launch.locks import BusyError
@@ -88,7 +90,8 @@ def main() -> None:
             sys.argv.insert(place, "hydra.mode=MULTIRUN")
             break
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)()
+        check_choices(sys.argv[1:])
+        hydra.main(**BASE, config_path=str(CONF_DIR), config_name="config")(job)()
     except KeyboardInterrupt:
         child.report("failed", error="Interrupted.", explained=True)
         _finish()
@@ -98,8 +101,6 @@ def main() -> None:
         child.report("busy")
         sys.exit(1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        from mmadapt.explain import explain
-
         message = explain(error, sys.argv[1:])
         child.report("failed", error=message, explained=True)
         if asked_for_trace:

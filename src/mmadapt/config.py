@@ -19,38 +19,14 @@ from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError, did_you_mean
+from mmadapt.hydra_line import register_resolver, whitelist
 from mmadapt.places import CONF_DIR as CONF_DIR
 from mmadapt.protocols import add_target_nodes, scored_sets
 
-TOP_LEVEL = (
-    "clip",
-    "data",
-    "method",
-    "protocol",
-    "trainer",
-    "logger",
-    "paths",
-    "shots",
-    "seed",
-    "tag",
-    "overwrite",
-    "save_predictions",
-    "save_confusion",
-    "report",
-    "checkpoint_seconds",
-    "launch",
-)
-_IRRELEVANT = (
-    "paths",
-    "logger",
-    "tag",
-    "overwrite",
-    "save_predictions",
-    "save_confusion",
-    "report",
-    "checkpoint_seconds",
-    "launch",
-)
+_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion", "report",
+               "checkpoint_seconds", "launch")  # fmt: skip
+"""Top-level keys that cannot change a number."""
+TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "shots", "seed", *_IRRELEVANT)
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip
@@ -72,7 +48,7 @@ def register_resolvers() -> None:
         "from": lambda number, table: table[max((key for key in table if key <= number), default=min(table))],
     }
     for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+        register_resolver(name, resolver)
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
@@ -190,7 +166,8 @@ def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:
     """
     check_keys(node, where, set(live))
     # Always as a partial: called here, so that the target's own errors arrive as they are.
-    build = hydra_instantiate(OmegaConf.create({**node, "_partial_": True}), _convert_="all")
+    partial = OmegaConf.create({**node, "_partial_": True})
+    build = hydra_instantiate(partial, _convert_="all", **whitelist(_allowed()))
     return build(**live)
 
 
@@ -202,7 +179,7 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
     if "_target_" not in node:
         raise UserError(f"{where} has no _target_: it must name the class to build.")
     target = str(node["_target_"])
-    allowed = _TARGETS + tuple(filter(None, os.environ.get("MMADAPT_TARGETS", "").split(",")))
+    allowed = _allowed()
     if not target.startswith(allowed):
         raise UserError(
             f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; "
@@ -218,6 +195,10 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
                 f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. "
                 f"Accepted: {', '.join(names)}."
             )
+
+
+def _allowed() -> tuple[str, ...]:
+    return _TARGETS + tuple(filter(None, os.environ.get("MMADAPT_TARGETS", "").split(",")))
 
 
 def parameters(target: Any) -> set[str] | None:

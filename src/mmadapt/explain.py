@@ -13,7 +13,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapt.errors import did_you_mean
+from mmadapt.errors import UserError, did_you_mean
+from mmadapt.hydra_line import BASE
 from mmadapt.places import CONF_DIR
 
 _EXTRAS = {
@@ -24,6 +25,20 @@ _EXTRAS = {
     "hydra/sweeper/optuna": "hpo",
 }
 """Options of Hydra's plugins, and ours made of them, by the extra that installs them."""
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Refuse ``method=null`` and the like before Hydra stops at them with a traceback.
+
+    Raises:
+        UserError: If a group is set to null.
+    """
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        if option == "null" and (options := sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))):
+            raise UserError(
+                f"{argument} chooses nothing: leave it out, or choose from: {', '.join(options)}."
+            )
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -68,7 +83,7 @@ def _unknown_key(arguments: Sequence[str]) -> str:
             if _is_group(o) and not o.is_sweep_override()
         ]
         GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), **BASE):
             cfg = compose("config", overrides=groups)
     except (HydraException, OmegaConfBaseException):
         return ""

@@ -24,6 +24,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError, did_you_mean, one_of
+from mmadapt.hydra_line import BASE
 from mmadapt.places import CONF_DIR
 from mmadapt.results import Classifier
 
@@ -143,7 +144,7 @@ def positions(own: Sequence[str], wanted: Sequence[str]) -> list[int]:
 def _data_node(name: str) -> DictConfig:
     if GlobalHydra.instance().is_initialized():
         return _composed(name)
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+    with initialize_config_dir(str(CONF_DIR), **BASE):
         return _composed(name)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mmadapt.collect.details import read_details
 from mmadapt.errors import UserError
 from mmadapt.results import DETAILS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from mmadapt.collect.load import Run
 
@@ -48,7 +47,7 @@ def read_reliability(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], dic
     """
     seen: dict[tuple[str, str, str, str], dict[str, list[Any]]] = {}
     for run in runs:
-        details = _read(run.path)
+        details = read_details(run.path, _bins)
         for name in run.result.scores:
             bins = details.get(name)
             key = run.key.protocol, run.key.clip, run.key.data, name
@@ -61,26 +60,9 @@ def read_reliability(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], dic
     return found
 
 
-def _read(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
-    path = folder / DETAILS_FILE
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] != 1:
-            raise ValueError(f"schema {raw['schema']!r} instead of 1")
-        return {
-            name: _bins(part["reliability"]) for name, part in raw["sets"].items() if "reliability" in part
-        }
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} holds no details of a run ({error}). Delete it, or run the job again."
-        ) from error
-
-
-def _bins(raw: dict[str, list[Any]]) -> list[tuple[int, float, float]]:
+def _bins(part: dict[str, Any]) -> list[tuple[int, float, float]] | None:
+    if (raw := part.get("reliability")) is None:
+        return None
     rows = zip(raw["count"], raw["confidence"], raw["accuracy"], strict=True)
     return [(int(n), float(c or 0.0), float(a or 0.0)) if n else (0, 0.0, 0.0) for n, c, a in rows]
 

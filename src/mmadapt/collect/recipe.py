@@ -41,7 +41,7 @@ def read_recipe(name: str, folder: Path | None = None) -> Recipe:
     """
     folder = folder or CONF_DIR / "experiment"
     path = folder / f"{name}.yaml"
-    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    names = sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "none")
     if name not in names:
         raise UserError(
             f"No experiment {name!r}{did_you_mean(name, names)} in {folder}. There are: {', '.join(names) or 'none'}."

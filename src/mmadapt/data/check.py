@@ -21,6 +21,7 @@ from mmadapt.data.imagenet_shift import ImageNetShiftData
 from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.splits import Splits
 from mmadapt.errors import UserError
+from mmadapt.hydra_line import BASE
 from mmadapt.progress import track
 
 
@@ -34,7 +35,7 @@ def build(name: str, root: Path | None, overrides: Sequence[str]) -> BenchmarkDa
     GlobalHydra.instance().clear()
     place = [] if root is None else [f"paths.data={data_root(root)}"]
     try:
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), **BASE):
             config = compose(
                 "config", overrides=[f"data={name}", "clip=tiny", "method=zero_shot", *place, *overrides]
             )

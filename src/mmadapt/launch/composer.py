@@ -14,10 +14,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-try:
-    from hydra._internal.config_loader_impl import get_overrides_dirname
-except ImportError:  # Hydra 1.4 derives the name from the overrides when it is asked for
-    get_overrides_dirname = None
+from mmadapt.hydra_line import note_overrides
 
 
 class Composer:
@@ -71,12 +68,7 @@ class Composer:
                 OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         except OmegaConfBaseException:
             return None
-        config.hydra.overrides.task = lines
-        if get_overrides_dirname is not None:
-            style = config.hydra.job.config.override_dirname
-            config.hydra.job.override_dirname = get_overrides_dirname(
-                parsed, kv_sep=style.kv_sep, item_sep=style.item_sep, exclude_keys=style.exclude_keys
-            )
+        note_overrides(config, parsed)
         return config
 
     def _chooses(self, override: Override) -> bool:

@@ -23,7 +23,8 @@ class LinearProbe(Method):
     """``logits = f · Wᵀ + b`` with ``C · Σ cross-entropy + ½ ‖W‖²`` minimised by L-BFGS, the bias unpenalised.
 
     As in CoOp's few-shot baseline: raw features of the test-time view, no CLIP text. C is chosen on val: seven
-    powers of ten first, then halvings of the bracket around the best. Deviation: CoOp reports the last C tried,
+    powers of ten first, then halvings of the bracket around the best; shots and val fix the order in which values
+    are fitted, each from the next smaller one, and so the result. Deviation: CoOp reports the last C tried,
     here it is the best one; the CLIP paper takes features before the projection.
 
     Attributes:
@@ -97,8 +98,13 @@ class LinearProbe(Method):
 
 
 def choose_exponent(score: Callable[[float], int], coarse: list[float], halvings: int) -> float:
-    """Return log10 C by CoOp's search: the coarse peak, then the better end of an ever narrower bracket."""
-    peak = max(coarse, key=score)
+    """Return log10 C by CoOp's search: the coarse peak, then the better end of an ever narrower bracket.
+
+    Coarse values are scored from the strongest regularisation on, so that each fit can start from the one before;
+    of equal peaks the first in the given order counts.
+    """
+    scores = {exponent: score(exponent) for exponent in sorted(coarse)}
+    peak = max(coarse, key=scores.__getitem__)
     low, high = peak - 1.0, peak + 1.0
     for _ in range(halvings):
         if score(low) > score(high):

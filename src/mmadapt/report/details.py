@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmadapt.errors import UserError
-from mmadapt.results import DETAILS_FILE
+from mmadapt.collect.details import read_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,7 @@ def read(folder: Path) -> dict[str, SetDetails]:
     Raises:
         UserError: If the file is there but is none of this layout.
     """
-    path = folder / DETAILS_FILE
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] != SCHEMA:
-            raise ValueError(f"schema {raw['schema']!r} instead of {SCHEMA}")
-        return {str(name): _parse(part) for name, part in raw["sets"].items()}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no file of details of mmadapt ({error}). Delete it, or run the job again."
-        ) from error
+    return read_details(folder, _parse)
 
 
 def pool(parts: Sequence[SetDetails]) -> SetDetails:

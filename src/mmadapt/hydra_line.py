@@ -1,0 +1,41 @@
+"""What differs between the lines of Hydra that mmadapt runs on, 1.3 and 1.4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+_NEW = tuple(int(part) for part in hydra.__version__.split(".")[:2]) >= (1, 4)
+
+BASE: dict[str, Any] = {} if _NEW else {"version_base": "1.3"}
+"""Keywords of ``hydra.main`` and ``hydra.initialize_config_dir``: 1.4 has one behaviour only, and warns if asked."""
+
+
+def register_resolver(name: str, resolver: Callable[..., Any]) -> None:
+    """Make ``${name:…}`` available; may be called again."""
+    register: Any = OmegaConf.register_resolver if _NEW else OmegaConf.register_new_resolver
+    register(name, resolver, replace=True)
+
+
+def whitelist(prefixes: Iterable[str]) -> dict[str, Any]:
+    """Return the keyword that tells ``instantiate`` of 1.4 what may be built; 1.3 has none."""
+    return {"_execution_whitelist_": [f"{prefix.rstrip('.')}.*" for prefix in prefixes]} if _NEW else {}
+
+
+def note_overrides(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Write the overrides of a job where Hydra does; 1.4 derives the name of a folder from them when asked for it."""
+    config.hydra.overrides.task = [override.input_line for override in overrides]
+    if not _NEW:
+        from hydra._internal.config_loader_impl import get_overrides_dirname
+
+        style = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            overrides=list(overrides),
+            kv_sep=style.kv_sep,
+            item_sep=style.item_sep,
+            exclude_keys=style.exclude_keys,
+        )
