@@ -64,8 +64,8 @@ class Claim:
 
 def prompts(device: str, smoke: bool) -> Claim:
     """P1: gradients of CoOp's context."""
-    classes = 4 if smoke else 100
-    case = prompt_step.Case("coop", classes, ClipBackbone("ViT-B-16-quickgelu", None), device)
+    arch, classes = ("mmadapt-tiny", 4) if smoke else ("ViT-B-16-quickgelu", 100)
+    case = prompt_step.Case("coop", classes, ClipBackbone(arch, None), device)
     return Claim(f"P1 prompt step, coop C={classes}", case.reference, case.candidate, 10.0)
 
 
@@ -129,8 +129,8 @@ def stack(device: str, smoke: bool) -> Claim:
 
 def encode(device: str, smoke: bool) -> Claim:
     """First encode: features of decoded images, in batches of 64 against the encoder's batches."""
-    count = 2 if smoke else 4096
-    clip = ClipBackbone("ViT-B-32", None).to(device)
+    arch, count = ("mmadapt-tiny", 2) if smoke else ("ViT-B-32", 4096)
+    clip = ClipBackbone(arch, None).to(device)
     images = torch.randn(count, 3, *clip.transform.size, generator=torch.Generator().manual_seed(0))
 
     def features(batch: int) -> list[Tensor]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,17 @@ class Sweep:
         """Kill the sweep and its children so many seconds after its first sign of work; False if it ended before."""
         process = self.start(*extra)
         worked = self._working(process)
-        while process.poll() is None and time.monotonic() - worked < delay:
-            time.sleep(0.01)
+        return self._kill(process, lambda: time.monotonic() - worked >= delay, f"{delay:5.2f} s", *extra)
+
+    def kill_when(self, reached: Callable[[], bool]) -> bool:
+        """Kill the sweep and its children as soon as a moment is reached; False if it ended before."""
+        return self._kill(self.start(), reached, "")
+
+    def _kill(
+        self, process: subprocess.Popen[bytes], reached: Callable[[], bool], moment: str, *extra: str
+    ) -> bool:
+        while process.poll() is None and not reached():
+            time.sleep(0.005)
         if process.poll() is not None:
             return False
         for pid in (process.pid, *descendants(process.pid)):
@@ -81,7 +90,7 @@ class Sweep:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         time.sleep(0.2)
-        self.killed.append(f"{delay:5.2f} s  {' '.join(extra) or 'launch.jobs=1'}  {self.seen()}")
+        self.killed.append(f"{moment}  {' '.join(extra) or 'launch.jobs=1'}  {self.seen()}")
         return True
 
     def _working(self, process: subprocess.Popen[bytes]) -> float:

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
         text = subprocess.run([sys.executable, *table], capture_output=True, text=True, check=True).stdout
         ours = cpu_of_all() - start
         middle, times = shots[len(shots) // 2], []
-        for number, method in enumerate(methods):
+        for number, method in enumerate(methods[-1:] if chosen.smoke else methods):
             before = cpu_of_all()
             command(*fixed, f"data={worlds[0]}", f"method={method}", f"shots={middle}", "seed=1",
                     f"paths.results={root}/theirs", f"paths.features={root}/features-{number}")  # fmt: skip

@@ -1,8 +1,18 @@
 """What several test files share: a small CLIP with random weights, and image files."""
 
+import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+
+# Before torch is imported, here and in the processes that tests start. Spinning threads cost a shared machine much,
+# and where no bytecode is kept every process compiles its libraries anew, for twice the time of the imports.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 import numpy as np
 import open_clip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,16 @@ class Command:
         )  # fmt: skip
 
     def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return self.side_by_side(arguments, **environment)[0]
+
+    def side_by_side(self, *lines: Sequence[str], **environment: str) -> list[subprocess.CompletedProcess]:
+        """Run commands that have nothing to do with each other at the same time."""
+        started = [self.start(*line, **environment) for line in lines]
+        said = [process.communicate(timeout=300) for process in started]
+        return [
+            subprocess.CompletedProcess(line, process.returncode, *both)
+            for line, process, both in zip(lines, started, said, strict=True)
+        ]
 
     @property
     def log(self) -> Path:

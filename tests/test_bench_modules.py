@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -13,6 +14,9 @@ ROOT = Path(__file__).parents[1]
 def _importable(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'src'}")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)  # benchmarks take one
 
 
 @pytest.mark.parametrize("name", [

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from distributed_runs import run
+from distributed_runs import Two, run
 from pyarrow import parquet
 from safetensors.torch import load_file
 
@@ -50,18 +45,7 @@ def two(tmp_path_factory, options):
     """The folder of the runs of two processes; each encodes a part into one store."""
     root = tmp_path_factory.mktemp("two")
     jobs = [(method, overrides_of(method, options, root / "features")) for method in RUNS]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = min(probe.getsockname()[1], 60000)
-    script = Path(__file__).parent / "distributed_runs.py"
-    started = []
-    for rank in ("0", "1"):
-        env = {**os.environ, "LOCAL_RANK": rank, "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-               "OMP_NUM_THREADS": "1"}  # fmt: skip
-        command = [sys.executable, script, root, json.dumps(jobs), str(port)]
-        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=400)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    Two(root, jobs).finish()
     return root
 
 
@@ -112,10 +96,13 @@ def test_details_and_predictions_are_of_all_processes(method, one, two):
 
 
 def test_encoding_is_shared_out(one, two):
-    """The processes encode every image once between them; each tries the broken one again, and encodes prompts."""
+    """The processes encode every image once between them; each tries the broken one again, and encodes prompts.
+
+    Both look for the prompts first: one that comes when the other has just stored them takes them from there.
+    """
     alone, together = (Result.read(root / "zero_shot").cost["encoded"] for root in (one, two))
     prompts, broken = 3, 1
-    assert together == alone + prompts + 2 * broken
+    assert together - alone - 2 * broken in (0, prompts)
     keys = [path.name for path in (two / "features").rglob("*.safetensors")]
     assert len(keys) == len(set(keys)) >= 3
 

@@ -176,10 +176,10 @@ def held():
 
 run("csv", 0)  # timm, which open_clip imports for some towers, imports wandb on its own
 print("wandb" in sys.modules)
-for seed in range(3):
+for seed in range(2):
     run("wandb", seed)
 print(*held())
-for seed in range(3, 12):
+for seed in range(2, 7):
     run("wandb", seed)
 print(*held())
 """
@@ -194,4 +194,4 @@ def test_wandb_is_imported_on_demand_and_many_runs_hold_no_more_files_than_few(t
     imported, few, many = done.stdout.splitlines()
     assert imported == "False"
     assert few == many
-    assert len(read_runs(tmp_path)) == 12
+    assert len(read_runs(tmp_path)) == 7

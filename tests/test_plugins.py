@@ -68,8 +68,10 @@ def test_jobs_of_several_processes_run_in_children_of_the_engine(words, command)
     assert len({run[5] for run in command.computed()}) == 2
 
 
-@pytest.mark.parametrize("words", [*ENGINES, pytest.param(("mmadapt", "launch.jobs=2"), id="mmadapt"),
-                                   pytest.param(("basic",), id="basic")])  # fmt: skip
+@pytest.mark.parametrize("words", [
+    *(pytest.param((*engine.values[0], "launch.jobs=2"), id=engine.id, marks=engine.marks) for engine in ENGINES),
+    pytest.param(("mmadapt", "launch.jobs=2"), id="mmadapt"), pytest.param(("basic",), id="basic"),
+])  # fmt: skip
 def test_a_search_goes_up_by_val_and_repeats_for_free(words, command):
     """The stub's accuracy on val is highest at a ratio of 0.5, its accuracy on test is always the same."""
     line = (*SEARCH, *engine(words))
@@ -92,13 +94,20 @@ def test_a_search_goes_up_by_val_and_repeats_for_free(words, command):
     assert shown[0] in again.stdout
 
 
-@pytest.mark.parametrize("sweeper", [(), ("hydra/sweeper=optuna", "tag=x")])
-@pytest.mark.parametrize("words", [("mmadapt",), ("basic",), JOBLIB])
+@pytest.mark.parametrize(("words", "sweeper"), [
+    (("mmadapt",), ()), (JOBLIB, ()), (("basic",), ("hydra/sweeper=optuna", "tag=x")),
+    (("mmadapt",), ("hydra/sweeper=optuna", "tag=x")),
+])  # fmt: skip
 def test_a_search_without_an_accuracy_on_val_says_so(sweeper, words, command):
     done = command(*SEARCH, *sweeper, *engine(words))
-    assert done.returncode == 1
-    assert "mmadapt: clip_adapter ran without an accuracy on val, which a search optimises" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "mmadapt: clip_adapter ran without an accuracy on val, which a search optimises" in done.stderr, (
+        said
+    )
+    assert "NoObjectiveError: " not in done.stderr, said  # the last line of its traceback
+    if "joblib" not in words[0]:  # a worker still starting while the search ends may have one of its own
+        assert "Traceback" not in done.stderr, said
 
 
 def test_a_trial_that_fails_ends_the_search(command):
@@ -110,16 +119,18 @@ def test_a_trial_that_fails_ends_the_search(command):
 
 
 def test_a_search_can_be_asked_what_it_would_do_and_needs_something_to_choose(command):
-    done = command(*SEARCH, "launch.dry_run=true")
+    done, raw, bare = command.side_by_side(
+        (*SEARCH, "launch.dry_run=true"),
+        (*SEARCH, "hydra/sweeper=optuna", "launch.dry_run=true"),
+        ("-m", *CPU, "hydra/sweeper=search"),
+    )
     assert done.returncode == 0, done.stderr
     assert "A search of 4 trials over:\n  method.optimizer.lr=tag(log" in done.stdout
-    raw = command(*SEARCH, "hydra/sweeper=optuna", "launch.dry_run=true")
     assert raw.returncode == 1
     assert (
         "mmadapt: launch.dry_run cannot plan for OptunaSweeper; hydra/sweeper=search has a dry run."
         in raw.stderr
     )
-    bare = command("-m", *CPU, "hydra/sweeper=search")
     assert bare.returncode == 1
     assert "A search needs at least one interval" in bare.stderr
     assert command.files() == set()
@@ -158,13 +169,22 @@ def test_slurm_leaves_processes_to_lightning_and_devices_to_itself(monkeypatch):
 
 
 def test_the_grid_of_the_papers_and_what_is_typed_over_it(command):
-    done = command("-m", "sweep=eleven", "method=zero_shot,tip_adapter", "launch.dry_run=true")
+    done, typed = command.side_by_side(
+        ("-m", "sweep=eleven", "method=zero_shot", "launch.dry_run=true"),
+        (
+            "-m",
+            "sweep=eleven",
+            "method=zero_shot,tip_adapter",
+            "data=dtd,food101",
+            "shots=16",
+            "launch.dry_run=true",
+        ),
+    )
     assert done.returncode == 0, done.stderr
-    assert "330 jobs: 330 to do." in done.stdout
+    assert "165 jobs: 165 to do." in done.stdout
     order = [line.split("/")[2] for line in done.stdout.splitlines() if line.startswith("to do")]
     assert list(dict.fromkeys(order)) == [
         "imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft",
         "sun397", "dtd", "eurosat", "ucf101",
     ]  # fmt: skip
-    typed = command("-m", "sweep=eleven", "data=dtd,food101", "shots=16", "launch.dry_run=true")
-    assert "6 jobs: 6 to do." in typed.stdout, typed.stderr
+    assert "12 jobs: 12 to do." in typed.stdout, typed.stderr

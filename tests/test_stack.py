@@ -45,6 +45,18 @@ RUNS = [  # seeds, shots, rates and epochs in no order; 10, 15 and 20 images in 
 ]
 
 
+@pytest.fixture(autouse=True)
+def _same_arithmetic():
+    """One thread and full precision for both sides, whatever earlier tests of the process have set."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
 @pytest.fixture
 def double():
     torch.set_default_dtype(torch.float64)
