@@ -40,6 +40,7 @@ def tree(tmp_path, write_tree):
         (["data=folder"], "data.root must be given"),
         (["tag=../up"], "tag='../up' must be a name"),
         (["shots=none"], "shots='none' must be a whole number"),
+        (["experiment=[quick,coop_table]"], "experiment=[quick,coop_table]: a run follows one recipe"),
         (
             ["experiment=null"],
             "experiment=null chooses nothing: leave it out, or choose from: clip_adapter_table",

@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from functools import cache
 
-import hydra
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
@@ -154,13 +153,6 @@ def test_what_the_papers_set_for_a_protocol_or_for_a_cell_of_a_table():
     ]  # fmt: skip
     teacher = resolved("experiment=comma_base_to_new", "method=comma", "data=dtd")["method"]["kd_template"]
     assert teacher == "a photo of a {}, a type of texture."
-
-
-@pytest.mark.skipif(
-    hydra.__version__ >= "1.4", reason="Hydra 1.4 has no value of ${experiment} when several are chosen"
-)
-def test_recipes_combine():
-    assert composed("experiment=[quick,coop_table]").tag == "coop_table"
 
 
 SHIFTS = ["blurry", "foggy", "inverted", "night", "noise", "pixelated", "sketch"]

@@ -31,10 +31,12 @@ def check_choices(arguments: Sequence[str]) -> None:
     """Refuse ``method=null`` and the like before Hydra stops at them with a traceback.
 
     Raises:
-        UserError: If a group is set to null.
+        UserError: If a group is set to null, or several recipes are asked for at once.
     """
     for argument in arguments:
         group, _, option = argument.partition("=")
+        if group == "experiment" and option.startswith("["):
+            raise UserError(f"{argument}: a run follows one recipe. Choose one, and set the rest by hand.")
         if option == "null" and (options := sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))):
             raise UserError(
                 f"{argument} chooses nothing: leave it out, or choose from: {', '.join(options)}."
