@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
 from mmadapt.explain import check_choices, explain
-from mmadapt.hydra_line import BASE
+from mmadapt.hydra_line import BASE, share_store
 from mmadapt.launch import child
 from mmadapt.launch.launcher import read_options
 from mmadapt.launch.locks import BusyError
@@ -37,6 +37,7 @@ from mmadapt.runner import Outcome, execute, remove_empty
 
 register_resolvers()
 register_plugins()
+share_store()
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads cost a shared machine a factor of five
 _DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=(true|yes|on|1)", re.IGNORECASE)
 
