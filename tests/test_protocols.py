@@ -69,7 +69,7 @@ TARGETS = ("protocol=domain_generalization", "data=zoo", "protocol.targets=[zoo_
 SHORT = ("method.epochs=1",)
 
 
-@pytest.mark.parametrize("method", ["clip_adapter", "coop", "maple"])
+@pytest.mark.parametrize("method", ["clip_adapter", "coop", "cocoop", "maple"])
 def test_base_to_new_scores_each_half_by_its_own_names(run, method):
     depth = ["method.depth=2"] if method == "maple" else []
     result = run(method, "protocol=base_to_new", "data=zoo", *SHORT, *depth)

@@ -34,44 +34,42 @@ def run_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
 def packed_block(
     block: Any, x: Tensor, key: Tensor, value: Tensor, groups: Groups, only: Tensor | None
 ) -> Tensor:
-    """Run a block on packed tokens (N, d) before which every class has the same keys and values (H, P, d_h).
+    """Run a block on packed tokens (…, N, d) before which every class has the same keys and values (…, H, P, d_h).
 
     Args:
         block: The block.
-        x: States of the packed tokens.
+        x: States of the packed tokens; leading axes are images with keys and values of their own.
         key: Shared keys.
         value: Shared values.
         groups: ``(count, length)`` of runs of equally long classes.
-        only: Rows, one for each class, to which queries and result are restricted: (C, d) comes back.
+        only: Rows, one for each class, to which queries and result are restricted: (…, C, d) comes back.
     """
     query, own_key, own_value = project_in(block, x)
     if only is not None:
-        query, x = query[only], x[only]
+        query, x = query[..., only, :], x[..., only, :]
     heads = split_heads(query * key.shape[-1] ** -0.5, block)
-    before = heads @ key.mT  # (H, N, P)
+    before = heads @ key.mT  # (…, H, N, P)
     outputs, token, row = [], 0, 0
     for count, length in groups:
         asked = length if only is None else 1
         own = slice(token, token + count * length)
         asking = slice(row, row + count * asked)
         token, row = own.stop, asking.stop
-        group_query = _group(heads[:, asking], count)
-        group_key = _group(split_heads(own_key[own], block), count)
-        group_value = _group(split_heads(own_value[own], block), count)
-        scores = group_query @ group_key.mT  # (count, H, asked, length)
+        group_query = _group(heads[..., asking, :], count)
+        group_key = _group(split_heads(own_key[..., own, :], block), count)
+        group_value = _group(split_heads(own_value[..., own, :], block), count)
+        scores = group_query @ group_key.mT  # (…, count, H, asked, length)
         if asked > 1:
             scores = scores + _causal(length, scores)
-        both = torch.cat([_group(before[:, asking], count), scores], dim=-1)
+        both = torch.cat([_group(before[..., asking, :], count), scores], dim=-1)
         weights = both.softmax(dim=-1, dtype=torch.promote_types(both.dtype, torch.float32)).to(
             group_value.dtype
         )
-        shared, own_weights = torch.split(weights, [key.shape[1], length], dim=-1)
-        attended = own_weights @ group_value  # (count, H, asked, d_h)
-        attended = attended + (shared.transpose(0, 1).flatten(1, 2) @ value).unflatten(
-            1, (count, asked)
-        ).transpose(0, 1)
-        outputs.append(attended.transpose(1, 2).reshape(count * asked, -1))
-    return finish(block, x, torch.cat(outputs))
+        shared, own_weights = torch.split(weights, [key.shape[-2], length], dim=-1)
+        attended = own_weights @ group_value  # (…, count, H, asked, d_h)
+        attended = attended + _group(shared.transpose(-4, -3).flatten(-3, -2) @ value, count)
+        outputs.append(attended.transpose(-3, -2).flatten(-2).flatten(-3, -2))
+    return finish(block, x, torch.cat(outputs, dim=-2))
 
 
 def project_in(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,13 +87,13 @@ def finish(block: Any, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, block: Any) -> Tensor:
-    """Return states (N, d) as heads (H, N, d_h)."""
-    return torch.unflatten(x, -1, (block.attn.num_heads, -1)).transpose(0, 1)
+    """Return states (…, N, d) as heads (…, H, N, d_h)."""
+    return torch.unflatten(x, -1, (block.attn.num_heads, -1)).transpose(-3, -2)
 
 
 def _group(x: Tensor, count: int) -> Tensor:
-    """Return (H, count · length, k) as (count, H, length, k)."""
-    return torch.unflatten(x, 1, (count, -1)).transpose(0, 1)
+    """Return (…, H, count · length, k) as (…, count, H, length, k)."""
+    return torch.unflatten(x, -2, (count, -1)).transpose(-4, -3)
 
 
 def _causal(length: int, like: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class TextOutput(NamedTuple):
     """What a pass through the text tower returns.
 
     Attributes:
-        features: Raw text features (C, D), float32.
+        features: Raw text features (C, D), float32; (B, C, D) if contexts differ per image.
         taps: Residual stream behind the last S blocks, before the final layer norm: (S, C, T, d_t), where T
             reaches the last EOT, or the whole context on the full path. On the shared path the positions
             behind a class's EOT are zero.
@@ -104,31 +104,54 @@ class TextTower:
 
         return _run_chunks(run, torch.split(torch.arange(len(layout)), chunk or len(layout)), prompts, taps)
 
-    def shared(
-        self, layout: TextLayout, prompts: Sequence[Tensor], taps: int, chunk: int | None, blockwise: bool
+    def full_per_image(
+        self, layout: TextLayout, contexts: Tensor, chunk: int | None, blockwise: bool
     ) -> TextOutput:
-        """Run the shared positions once, then of each class only its own tokens up to EOT."""
-        packing = layout.packing(bool(prompts) and prompts[0].ndim == 3)
+        """Run all positions of the prompts of every class for every image, contexts (B, n, d_t): B · C prompts."""
+        images, classes = len(contexts), len(layout)
+        tokens, slots = layout.tokens.repeat(images, 1), layout.slots.repeat(images, 1)
+        each = TextLayout(tokens, slots, layout.eot.repeat(images))
+        rows = contexts.repeat_interleave(classes, dim=0)
+        out = self.full(each, (rows,), 0, chunk and chunk * images, blockwise)
+        return TextOutput(out.features.unflatten(0, (images, classes)), out.taps)
+
+    def shared(
+        self,
+        layout: TextLayout,
+        prompts: Sequence[Tensor],
+        taps: int,
+        chunk: int | None,
+        blockwise: bool,
+        per_image: bool = False,
+    ) -> TextOutput:
+        """Run the shared positions once, then of each class only its own tokens up to EOT.
+
+        With ``per_image`` the one prompt (B, n, d_t) holds a context for each of B images, not for each
+        class: the shared positions run once per image, and taps are not given.
+        """
+        packing = layout.packing(bool(prompts) and prompts[0].ndim == 3 and not per_image)
         for deep in prompts[1:]:
             if 1 + len(deep) > packing.prefix:
                 raise UserError(
                     f"Prompts of deeper layers replace positions 1 to {len(deep)}, but only {packing.prefix} leading "
                     "positions are common to all classes. Use a shared context before the name."
                 )
-        keys_values, prefix_taps = self._prefix(layout, prompts, packing, taps)
+        keys_values, prefix_taps = self._prefix(layout, prompts, packing, taps, per_image)
         states, own_taps, order = [], [], []
         for classes, groups in packing.chunks(chunk):
 
             def run(x: Tensor, *kv: Tensor, groups: Groups = groups) -> tuple[Tensor, Tensor]:
                 return self._suffix(x, kv, groups, taps, blockwise)
 
-            x = self._pack(layout, prompts, packing.prefix, classes)
+            x = self._pack(layout, () if per_image else prompts, packing.prefix, classes)
+            if per_image:
+                x = x.expand(len(prompts[0]), -1, -1)
             state, tapped = maybe_checkpoint(run, chunk is not None, x, *keys_values)
             states.append(state)
             own_taps.append(_unpack(tapped, groups, layout.length - packing.prefix))
             order.append(classes)
         back = torch.cat(order).argsort().to(states[0].device)
-        features = self._project(torch.cat(states))[back]
+        features = self._project(torch.cat(states, dim=-2))[..., back, :]
         if not taps:
             return TextOutput(features, features.new_empty(0))
         shared = prefix_taps[:, None].expand(-1, len(layout), -1, -1)
@@ -152,7 +175,7 @@ class TextTower:
         return embedded
 
     def _project(self, state: Tensor) -> Tensor:
-        """Return features (C, D) of the residual stream at EOT, (C, d_t)."""
+        """Return features (…, D) of the residual stream at EOT, (…, d_t)."""
         x = self._owner.ln_final(state)
         projection = self._owner.text_projection
         if projection is not None:
@@ -160,12 +183,18 @@ class TextTower:
         return cast("Tensor", x).float()
 
     def _prefix(
-        self, layout: TextLayout, prompts: Sequence[Tensor], packing: Packing, taps: int
+        self, layout: TextLayout, prompts: Sequence[Tensor], packing: Packing, taps: int, per_image: bool
     ) -> tuple[list[Tensor], Tensor]:
-        """Return keys and values (H, P, d_h) of the shared positions for each block, and their taps (S, P, d_t)."""
+        """Return keys and values (H, P, d_h) of the shared positions for each block, and their taps (S, P, d_t).
+
+        With ``per_image`` they are (B, H, P, d_h).
+        """
         length = packing.prefix
-        context = prompts[0] if prompts and prompts[0].ndim == 2 else None
-        x = self._embed(layout.tokens[0, :length], layout.slots[0, :length], torch.arange(length), context)
+        context = prompts[0] if prompts and (per_image or prompts[0].ndim == 2) else None
+        tokens, slots = layout.tokens[0, :length], layout.slots[0, :length]
+        if per_image:
+            tokens, slots = (part.expand(len(prompts[0]), -1) for part in (tokens, slots))
+        x = self._embed(tokens, slots, torch.arange(length), context)
         keys_values: list[Tensor] = []
         kept = []
         for i, block in enumerate(self.blocks):
@@ -178,7 +207,7 @@ class TextTower:
                 attended = F.scaled_dot_product_attention(
                     query[None], key[None], value[None], is_causal=True
                 )[0]
-                x = finish(block, x, attended.transpose(0, 1).reshape(length, -1))
+                x = finish(block, x, attended.transpose(-3, -2).flatten(-2))
             if i >= self.layers - taps:
                 kept.append(x)
         return keys_values, torch.stack(kept) if kept else x.new_empty(0)
@@ -200,7 +229,7 @@ class TextTower:
     def _suffix(
         self, x: Tensor, keys_values: Sequence[Tensor], groups: Groups, taps: int, blockwise: bool
     ) -> tuple[Tensor, Tensor]:
-        """Run packed tokens (N, d_t); return the states at EOT (C, d_t) and the taps (S, N, d_t)."""
+        """Run packed tokens (…, N, d_t); return the states at EOT (…, C, d_t) and the taps (S, N, d_t)."""
         ends = _ends(groups).to(x.device)
         kept = []
         for i, block in enumerate(self.blocks):

@@ -127,6 +127,33 @@ class PromptedTowers:
         run = self.text.shared if path == "shared" and self.text.can_share else self.text.full
         return run(layout, prompts.text, taps, self.class_chunk, self.checkpoint)
 
+    def encode_text_per_image(
+        self, layout: TextLayout, contexts: Tensor, *, path: TextPath | None = None
+    ) -> Tensor:
+        """Return raw features (B, C, D) of C prompts for each of B images (CoCoOp), float32.
+
+        On the shared path SOS and context run once per image and the classes' own tokens attend to their
+        image's keys and values. ``full`` runs B · C whole prompts, as released.
+
+        Args:
+            layout: Tokens and slots; the context must stand before the names.
+            contexts: Context vectors (B, n, d_t), one context for each image and all classes.
+            path: Overrides the path given to the constructor.
+
+        Raises:
+            UserError: If a slot lies behind what all classes share.
+        """
+        if bool((layout.slots[:, layout.packing(False).prefix :] >= 0).any()):
+            raise UserError(
+                "A context that differs per image must stand before the class names. Use method.position=end."
+            )
+        path = path or self.text_path
+        if path == "full" or not self.text.can_share:
+            return self.text.full_per_image(layout, contexts, self.class_chunk, self.checkpoint).features
+        return self.text.shared(
+            layout, (contexts,), 0, self.class_chunk, self.checkpoint, per_image=True
+        ).features
+
     def encode_image(self, images: Tensor, prompts: PromptSet = _TEACHER) -> Tensor:
         """Return raw image features (B, D) in float32 of transformed images (B, 3, H, W).
 

@@ -43,11 +43,11 @@ class PromptRecipe(Recipe, TowerOptions, total=False):
     """`Recipe` and `TowerOptions` together."""
 
 
-class PromptMethod(Method):
-    """``logits = s · n(image feature) · n(text feature)ᵀ`` with learned prompts in one tower or in both.
+class ContextMethod(Method):
+    """A learned context around the class names, whatever makes the context.
 
-    A method writes `prompts`. Its parameters are float32 whatever the precision of the towers: an update of
-    the size of 1e-5, the warm-up rate of the recipes, is lost in half precision.
+    Its parameters are float32 whatever the precision of the towers: an update of the size of 1e-5, the
+    warm-up rate of the recipes, is lost in half precision.
 
     Attributes:
         towers: The frozen towers that take the prompts.
@@ -100,24 +100,37 @@ class PromptMethod(Method):
         )
         self.layout = context_layout(clip, classes.names, n_ctx, ctx_init, position)
         self.position = position
-        self._known: tuple[tuple[Tensor, ...], Tensor] | None = None
 
     def for_classes(self, classes: ClassSet, text_features: Tensor) -> Self:
-        """Return the learned prompts around other names; ``text_features`` is not used."""
+        """Return the learned context around other names; ``text_features`` is not used."""
         twin = super().for_classes(classes, text_features)
         twin.layout = context_layout(self.clip, classes.names, self.n_ctx, self.ctx_init, self.position)
-        twin._known = None
         return twin
-
-    @abstractmethod
-    def prompts(self) -> PromptSet:
-        """Return the prompts of both towers as the parameters now stand."""
 
     def initial_context(self) -> Tensor:
         """Return the context (n, d_t) to start from: the embeddings of the words, or N(0, 0.02²)."""
         if self.ctx_init:
             return word_vectors(self.clip, self.ctx_init, self.n_ctx)
         return torch.randn(self.n_ctx, self.towers.text.width) * PROMPT_STD
+
+
+class PromptMethod(ContextMethod):
+    """``logits = s · n(image feature) · n(text feature)ᵀ`` with learned prompts in one tower or in both.
+
+    A method writes `prompts`. They are the same for all images, so class features are kept where nothing learns.
+    """
+
+    _known: tuple[tuple[Tensor, ...], Tensor] | None = None
+
+    def for_classes(self, classes: ClassSet, text_features: Tensor) -> Self:
+        """Return the learned prompts around other names; ``text_features`` is not used."""
+        twin = super().for_classes(classes, text_features)
+        twin._known = None
+        return twin
+
+    @abstractmethod
+    def prompts(self) -> PromptSet:
+        """Return the prompts of both towers as the parameters now stand."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return class logits (B, C) of images (B, 3, H, W) or of raw features (B, D) of the prompted image tower."""
