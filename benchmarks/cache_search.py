@@ -88,8 +88,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--all", action="store_true", help="also 3000 images of 1024 dimensions")
     arguments = parser.parse_args()
-    sizes = [(100, 800, 512, 5), (100, 3000, 1024, 2), (1000, 300, 512, 1)]
+    sizes = [(100, 800, 512, 2), (1000, 300, 512, 1), *[(100, 3000, 1024, 2)] * arguments.all]
     outcomes = [outcome for size in sizes for outcome in measure(*size, arguments.pairs)]
     print(f"stored in {store('cache_search', outcomes)}")
 
