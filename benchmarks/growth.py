@@ -21,6 +21,7 @@ from benchmarks.collect import measure as collect_seconds
 from benchmarks.collect import write
 from benchmarks.common import Figure, cpu_seconds, finish, options
 from benchmarks.synthetic_runs import Problem, Spec
+from mmadapt.data.resident import EVAL_BATCH
 from mmadapt.methods.cache_search import correct_on_grid
 from mmadapt.methods.tip_adapter import search_grid
 from mmadapt.metrics import Scorer
@@ -48,12 +49,12 @@ def search(classes: int, shots: int, images: int) -> Point:
 
 
 def votes(classes: int, shots: int, images: int) -> Point:
-    """Return Tip-Adapter's logits."""
+    """Return Tip-Adapter's logits, in the batches in which a run scores test images."""
     from benchmarks.tip_adapter_f import Problem as Cache
 
     method = Cache(DIM, classes, shots, 1, 1).run().method
     features = torch.randn(images, DIM)
-    return lambda: method.logits(features).detach()
+    return lambda: [method.logits(batch).detach() for batch in features.split(EVAL_BATCH)]
 
 
 def epoch(classes: int, shots: int, runs: int = 1) -> Point:

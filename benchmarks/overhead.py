@@ -22,6 +22,7 @@ from mmadapt.stack.lane import Run
 from mmadapt.stack.train import train
 
 LIMIT, FAST, LIGHTNING = 1e-5, 1 / 1.05, 1 / 1.3
+LONG = "30 ms"
 STACKS = {"1 ms": (2, 512, 16), "3 ms": (6, 512, 16), "30 ms": (60, 512, 4), "1 ms, D=64": (24, 64, 32)}
 """Runs, width and epochs of 25 steps; a stack's fixed cost per run is part of it."""
 BATCHES = {"1 ms": (48, 16), "3 ms": (200, 16), "30 ms": (1600, 64), "3 ms, one-step epochs": (200, 2)}
@@ -96,11 +97,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--paths", nargs="+", default=["stack", "lightning"])
-    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--all", action="store_true", help="also steps of 30 ms")
     options = parser.parse_args()
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []
     for name, (count, dim, epochs) in STACKS.items() if "stack" in options.paths else ():
+        if name == LONG and not options.all:
+            continue
         problem = Problem(dim, 100, "sgd", epochs=epochs, schedule=False)
         specs = [Spec(1, 8, 2e-3 / (1 + i)) for i in range(count)]
 
@@ -111,6 +115,8 @@ def main() -> None:
             measure(f"stack, {name}, R={count}", problem, specs, bare_stack, blocked, FAST, options.pairs)
         )
     for name, (batch, shots) in BATCHES.items() if "lightning" in options.paths else ():
+        if name == LONG and not options.all:
+            continue
         steps = -(-100 * shots // batch)
         problem = Problem(512, 100, "sgd", epochs=-(-100 // steps))
         outcomes.append(

@@ -84,14 +84,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--optimizers", nargs="+", default=["sgd", "adamw"])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES)[:2], choices=list(SIZES))
+    parser.add_argument("--optimizers", nargs="+", default=["adamw"])
     parser.add_argument("--runs", type=int, nargs="+", default=[32])
     parser.add_argument("--references", nargs="+", default=["bare"])
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--all", action="store_true", help="also 1 and 8 runs, and runs trained by Lightning")
+    parser.add_argument(
+        "--all", action="store_true", help="all sizes, 1 and 8 runs, runs trained by Lightning"
+    )
     options = parser.parse_args()
     if options.all:
+        options.sizes, options.optimizers = list(SIZES), ["sgd", "adamw"]
         options.runs, options.references = [1, 8, 32], ["bare", "lightning"]
     torch.set_num_threads(1)
     outcomes: list[Outcome] = []
