@@ -29,9 +29,8 @@ def main(names: Sequence[str] = ()) -> None:
         )
         one_thread = {} if name == "first_encode" else {"OMP_NUM_THREADS": "1"}
         environment = {**os.environ, **one_thread}
-        if subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}"], env=environment, check=False
-        ).returncode:
+        command = [sys.executable, "-m", f"benchmarks.{name}", *SHORT.get(name, ())]
+        if subprocess.run(command, env=environment, check=False).returncode:
             sys.exit(f"{name} failed.")
     print(f"\n== {time.monotonic() - start:.0f} s in all\n", flush=True)
     subprocess.run([sys.executable, "-m", "benchmarks.table"], check=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,24 @@ def test_table_shows_the_latest_of_each_name(capsys):
     assert "| cache_search |" in shown
     names = [(benchmark, outcome["name"]) for benchmark, _, outcome in table.latest()]
     assert len(names) == len(set(names))
+
+
+def test_make_bench_runs_what_there_is_with_its_short_options(monkeypatch, capsys):
+    runner = importlib.import_module("benchmarks.__main__")
+    commands = []
+
+    def run(command, **options):
+        commands.append((command, options.get("env", {}).get("OMP_NUM_THREADS")))
+        return subprocess.CompletedProcess(command, 1 if "benchmarks.growth" in command else 0)
+
+    monkeypatch.setattr(runner.subprocess, "run", run)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in runner.SHORT)
+    runner.main(["first_encode", "mm_adapter"])
+    assert [(command[2:], threads) for command, threads in commands] == [
+        (["benchmarks.first_encode", "--images", "32"], None),
+        (["benchmarks.mm_adapter"], "1"),
+        (["benchmarks.table"], None),
+    ]
+    with pytest.raises(SystemExit, match="growth failed"):
+        runner.main(["growth", "mm_adapter"])
