@@ -12,6 +12,7 @@ backbone, template or transform, are tested in tests/test_store.py. CPU time of 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
             if not error:
                 slow, fast = float(theirs[column]), float(ours[column])
                 outcome.ratios, outcome.seconds = [slow / fast], (slow, fast)
+                outcome.load = os.getloadavg()[0]
             print(outcome, flush=True)
         outcomes += [calls, time]
     finish("encode_once", outcomes, chosen.smoke)

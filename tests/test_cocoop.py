@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning import Trainer
 from torch.nn import functional as F
+from training import losses_of
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
@@ -187,13 +188,7 @@ def test_training_lowers_the_loss_and_leaves_clip_alone(clip):
     torch.manual_seed(0)
     method, data = CoCoOp(clip, CLASSES), batch(clip, 6)
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.02, momentum=0.9)
-    losses = []
-    for _ in range(15):
-        loss = method.loss(data)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    losses = losses_of(method, data, optimizer, steps=15)
     assert losses[-1] < 0.8 * losses[0]
     assert all(p.grad is None for p in clip.parameters())
 

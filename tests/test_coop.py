@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning import Trainer
 from torch.nn import functional as F
+from training import losses_of
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.config import register_resolvers
@@ -157,13 +158,7 @@ def test_training_lowers_the_loss(clip):
     torch.manual_seed(0)
     method, data = CoOp(clip, CLASSES, n_ctx=4), batch(clip)
     optimizer = torch.optim.SGD(method.trainable_parameters(), lr=0.05, momentum=0.9)
-    losses = []
-    for _ in range(15):
-        loss = method.loss(data)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    losses = losses_of(method, data, optimizer, steps=15)
     assert losses[-1] < losses[0]
     assert all(p.grad is None for p in clip.parameters())
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from torch.nn import functional as F
+from training import losses_of
 
 from mmadapt.config import CONF_DIR, instantiate, register_resolvers, resolve
 from mmadapt.data.base import ClassSet
@@ -101,13 +102,7 @@ def test_the_loss_falls(name, small_clip, shots, val):
         return
     batch = training_batch(method, shots)
     optimizer = torch.optim.Adam(method.trainable_parameters(), lr=1e-2)
-    losses = []
-    for _ in range(30):
-        loss = method.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of(method, batch, optimizer, steps=30)
     assert losses[-1] < 0.95 * losses[0]
 
 

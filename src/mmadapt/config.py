@@ -27,6 +27,7 @@ _IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_
                "checkpoint_seconds", "launch")  # fmt: skip
 """Top-level keys that cannot change a number."""
 TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "shots", "seed", *_IRRELEVANT)
+_SCALARS = ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confusion", "checkpoint_seconds")
 _IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
 _PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
           "counts", "split_sha256")  # fmt: skip
@@ -69,15 +70,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         raise UserError(f"{', '.join(missing)} must be given: add {missing[0]}=… to the command.")
     config = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(config, dict)
-    for key in (
-        "shots",
-        "seed",
-        "tag",
-        "overwrite",
-        "save_predictions",
-        "save_confusion",
-        "checkpoint_seconds",
-    ):
+    for key in _SCALARS:
         check_scalar(key, config[key])
     found = {str(key): value for key, value in config.items()}
     scored_sets(found)

@@ -8,12 +8,25 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 _NEW = tuple(int(part) for part in hydra.__version__.split(".")[:2]) >= (1, 4)
 
 BASE: dict[str, Any] = {} if _NEW else {"version_base": "1.3"}
 """Keywords of ``hydra.main`` and ``hydra.initialize_config_dir``: 1.4 has one behaviour only, and warns if asked."""
+
+
+def admit_plugins() -> None:
+    """Let Hydra build plugins from this package; may be called again.
+
+    1.3 builds them from the namespace ``hydra_plugins`` alone, which every Hydra application of an environment
+    imports at its start; 1.4 has lifted that.
+    """
+    plugins: Any = Plugins.instance()
+    admits = getattr(plugins, "is_in_toplevel_plugins_module", None)
+    if admits is not None:
+        plugins.is_in_toplevel_plugins_module = lambda name: name.startswith("mmadapt.") or admits(name)
 
 
 def share_store() -> None:

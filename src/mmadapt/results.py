@@ -22,6 +22,8 @@ PROTOCOL = 1
 
 RESULT_FILE = "result.json"
 DETAILS_FILE = "details.json"
+DETAILS_SCHEMA = 1
+"""Version of the layout of that file."""
 WEIGHTS_FILE = "adapter.safetensors"
 PREDICTIONS_FILE = "predictions.parquet"
 FAILURE_FILE = "failed.json"

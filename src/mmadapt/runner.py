@@ -148,8 +148,9 @@ def stored(run_dir: Path, config: Mapping[str, Any]) -> Result | None:
 
 def clear_leftovers(run_dir: Path) -> None:
     """Remove what a process left in the folder of a finished run that was killed just before its end."""
-    kept = {path.name for path in run_dir.iterdir() if path.name in (LOCK_FILE, CHECKPOINT_FILE)}
-    if kept or any(run_dir.glob(_TEMPORARY)):
+    if any((run_dir / name).exists() for name in (LOCK_FILE, CHECKPOINT_FILE)) or any(
+        run_dir.glob(_TEMPORARY)
+    ):
         with suppress(OSError):  # another user's results
             lock = try_lock(run_dir / LOCK_FILE)
             if lock is not None:

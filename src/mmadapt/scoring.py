@@ -19,7 +19,15 @@ from mmadapt.features import FeatureEncoder
 from mmadapt.methods.base import Method
 from mmadapt.metrics import Scorer
 from mmadapt.protocols import positions
-from mmadapt.results import DETAILS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Classifier, Score, write_json
+from mmadapt.results import (
+    DETAILS_FILE,
+    DETAILS_SCHEMA,
+    PREDICTIONS_FILE,
+    WEIGHTS_FILE,
+    Classifier,
+    Score,
+    write_json,
+)
 
 
 class FinalScore(LightningModule):
@@ -99,7 +107,7 @@ class Scoreboard:
 
     def write(self, run_dir: Path) -> None:
         """Write ``details.json`` and, if they were kept, ``predictions.parquet``, sorted by set and image."""
-        write_json(run_dir / DETAILS_FILE, {"schema": 1, "sets": self.details})
+        write_json(run_dir / DETAILS_FILE, {"schema": DETAILS_SCHEMA, "sets": self.details})
         if self.keep:
             _write_parquet(run_dir / PREDICTIONS_FILE, self._predictions)
 

@@ -6,13 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmadapt.errors import UserError
-from mmadapt.results import DETAILS_FILE
+from mmadapt.results import DETAILS_FILE, DETAILS_SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SCHEMA = 1
 T = TypeVar("T")
 
 
@@ -25,8 +24,8 @@ def read_details(folder: Path, parse: Callable[[dict[str, Any]], T]) -> dict[str
     path = folder / DETAILS_FILE
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] != SCHEMA:
-            raise ValueError(f"schema {raw['schema']!r} instead of {SCHEMA}")
+        if raw["schema"] != DETAILS_SCHEMA:
+            raise ValueError(f"schema {raw['schema']!r} instead of {DETAILS_SCHEMA}")
         return {str(name): parse(part) for name, part in raw["sets"].items()}
     except FileNotFoundError:
         return {}

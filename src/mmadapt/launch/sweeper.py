@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError
+from mmadapt.hydra_line import admit_plugins
 from mmadapt.launch.composer import Composer
 from mmadapt.launch.dry_run import print_plan
 from mmadapt.launch.launcher import SweepLauncher, plan_all, read_options
@@ -79,8 +80,9 @@ class GridSweeper(Sweeper):
         if isinstance(self._launcher, SweepLauncher):  # composes the jobs before it starts one
             self._launcher.total = total
         else:
-            for overrides in batch:  # now, as it may happen elsewhere
-                self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            compose = Composer(self._context, self._config)
+            for number, overrides in enumerate(batch, started):  # now, as it may happen elsewhere
+                compose(overrides, number)
         jobs = self._launcher.launch(batch, initial_job_idx=started)
         if len(outcomes) < started + len(batch):  # they ran in other processes
             outcomes.extend(_outcome(job) for job in jobs)
@@ -95,17 +97,10 @@ class GridSweeper(Sweeper):
 
 
 def register_plugins() -> None:
-    """Make sweepers and launcher known to Hydra; may be called again.
-
-    Hydra 1.3 builds plugins from the namespace ``hydra_plugins`` alone, which every Hydra application of an
-    environment imports at its start; 1.4 has lifted that.
-    """
-    plugins: Any = Plugins.instance()
-    admits = getattr(plugins, "is_in_toplevel_plugins_module", None)
-    if admits is not None:
-        plugins.is_in_toplevel_plugins_module = lambda name: name.startswith("mmadapt.") or admits(name)
+    """Make sweepers and launcher known to Hydra; may be called again."""
+    admit_plugins()
     for plugin in (SweepLauncher, GridSweeper, SearchSweeper):
-        plugins.register(plugin)
+        Plugins.instance().register(plugin)
 
 
 def _outcome(job: JobReturn) -> Outcome:
