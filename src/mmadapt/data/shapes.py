@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mmadapt.data.base import FewShotData
 from mmadapt.data.images import FileHashes, ImageSet
-from mmadapt.data.shapes_worlds import CHUNK, Split, class_names, identity, render_chunk, split_labels
+from mmadapt.data.shapes_identity import WORLDS
+from mmadapt.data.shapes_worlds import CHUNK, Split, class_names, render_chunk, split_labels
 from mmadapt.data.splits import Splits
 
 _RENDERING = Lock()
@@ -30,8 +31,8 @@ class RenderedImages:
         return f"{self.world}/{self.split}/{index:05d}"
 
     def identity(self, index: int, hashes: FileHashes) -> str:
-        """Return a key that follows the renderer's source and the world's specification."""
-        return f"{identity(self.world)}/{self.split}/{index}"
+        """Return a key that changes when the pixels of the world do, see `mmadapt.data.shapes_identity`."""
+        return f"{WORLDS[self.world]}/{self.split}/{index}"
 
     def load(self, index: int) -> Image.Image:
         """Render the chunk that holds the image, unless it was the last one."""

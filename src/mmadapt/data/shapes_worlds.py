@@ -1,4 +1,4 @@
-"""Images of the downstream worlds, in chunks, splits and with a content identity.
+"""Images of the downstream worlds in chunks and splits.
 
 Images are rendered in chunks of fixed size, each from a generator of its own, so that any part of a split can
 be had in any order and always with the same bits.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -26,9 +24,6 @@ from mmadapt.errors import UserError, did_you_mean
 Split = Literal["train", "val", "test"]
 
 CHUNK = 256
-
-# Everything that decides the bits of a world, apart from its specification.
-_SOURCES = tuple(f"shapes_{part}.py" for part in ("geometry", "scene", "render", "words", "specs", "worlds"))
 
 
 def class_names(world: str) -> tuple[str, ...]:
@@ -54,15 +49,6 @@ def split_labels(world: str, split: Split) -> Tensor:
     """Labels of a split without rendering it, int64 (N,); every run of C neighbours holds each class once."""
     spec = world_spec(world)
     return torch.arange(split_size(spec, split)) % len(spec.names)
-
-
-@cache
-def identity(world: str) -> str:
-    """Content hash that changes with the world's specification and with the code that renders it."""
-    digest = hashlib.sha256(repr(world_spec(world)).encode())
-    for name in _SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
-    return digest.hexdigest()
 
 
 def _generator(*key: object) -> Generator:
