@@ -6,7 +6,7 @@ from result_trees import add, rows, score
 
 from mmadapt.collect import load_results, summarise, to_frame
 from mmadapt.collect.consistency import comparable
-from mmadapt.config import relevant
+from mmadapt.identity import relevant
 
 
 def test_configurations_are_not_mixed(tmp_path, show):
@@ -28,7 +28,7 @@ def test_a_key_that_only_one_run_has_is_a_difference(tmp_path, show):
     add(tmp_path, seed=2, config={"extra": None})
     status, _, err = show()
     assert status == 1
-    assert "extra: (absent) → None" in err
+    assert "extra: (not set) → None" in err
 
 
 def test_seeds_and_places_are_not_a_difference(tmp_path, show):

@@ -14,14 +14,13 @@ from omegaconf import OmegaConf
 from mmadapt.config import (
     CONF_DIR,
     check_keys,
-    differences,
-    fingerprint,
     instantiate,
     register_resolvers,
     resolve,
 )
 from mmadapt.errors import UserError
 from mmadapt.hydra_line import BASE
+from mmadapt.identity import differences, fingerprint
 
 register_resolvers()
 OPTIONS = [
@@ -136,6 +135,23 @@ def test_the_fingerprint_ignores_what_cannot_change_a_number():
     assert fingerprint(base) == fingerprint(same)
     assert fingerprint(base) != fingerprint(other)
     assert differences(base, other) == ["method.ratio: 0.2 → 0.3"]
+
+
+def test_a_class_counts_by_its_name_unless_it_is_a_users():
+    base = resolved()
+    moved, own = (
+        {**base, "method": {**base["method"], "_target_": f"{place}.ClipAdapter"}}
+        for place in ("mmadapt.x", "my.x")
+    )
+    assert fingerprint(moved) == fingerprint(base) != fingerprint(own)
+
+
+def test_a_key_that_an_old_result_lacks_equals_its_default_of_that_time():
+    base = resolved()
+    new = {**base, "trainer": {**base["trainer"], "precision": "32-true"}}
+    other = {**base, "trainer": {**base["trainer"], "precision": "bf16-mixed"}}
+    assert differences(base, new) == []
+    assert differences(base, other) == ["trainer.precision: (not set) → bf16-mixed"]
 
 
 def run_python(code: str, *arguments: str, cwd: Path | None = None):

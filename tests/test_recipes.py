@@ -13,9 +13,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from mmadapt import app
-from mmadapt.config import CONF_DIR, check_keys, register_resolvers, relevant, resolve
+from mmadapt.config import CONF_DIR, check_keys, register_resolvers, resolve
 from mmadapt.data import shapes, shapes_specs, shapes_worlds
 from mmadapt.hydra_line import BASE
+from mmadapt.identity import relevant
 from mmadapt.protocols import PROTOCOLS, scored_sets
 
 register_resolvers()

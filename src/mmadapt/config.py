@@ -1,13 +1,11 @@
-"""The configuration: where it lies, what it may hold, its fingerprint, and how objects are built from it.
+"""The configuration: where it lies, what it may hold, and how objects are built from it.
 
 Imports neither torch nor Lightning, so that ``--help`` and ``--cfg job`` stay quick.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -20,17 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError, did_you_mean
 from mmadapt.hydra_line import register_resolver, whitelist
+from mmadapt.identity import IRRELEVANT
 from mmadapt.places import CONF_DIR as CONF_DIR
 from mmadapt.protocols import add_target_nodes, scored_sets
 
-_IRRELEVANT = ("paths", "logger", "tag", "overwrite", "save_predictions", "save_confusion", "report",
-               "checkpoint_seconds", "launch")  # fmt: skip
-"""Top-level keys that cannot change a number."""
-TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "shots", "seed", *_IRRELEVANT)
+TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "shots", "seed", *IRRELEVANT)
 _SCALARS = ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confusion", "checkpoint_seconds")
-_IRRELEVANT_TRAINER = ("accelerator", "devices", "strategy", "num_nodes")
-_PLACE = ("root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source",
-          "counts", "split_sha256")  # fmt: skip
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 
@@ -101,49 +94,6 @@ def check_scalar(key: str, value: Any) -> Any:
     if not good:
         raise UserError(f"{key}={value!r} must be {wanted}.")
     return value
-
-
-def relevant(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, flat, the part of a resolved configuration that can change a number."""
-    kept = {key: value for key, value in config.items() if key not in _IRRELEVANT}
-    flat = flatten(kept)
-    display = [f"trainer.{key}" for key in _IRRELEVANT_TRAINER] + [
-        "trainer.enable_",
-        "protocol.known_targets",
-    ]
-    for node in {re.match(r"data|protocol\.sets\.\w+|", key)[0] for key in flat} - {""}:  # type: ignore[index]
-        display.append(f"{node}.num_workers")
-        if (
-            f"{node}.folders" in flat
-        ):  # a published data set is what it is wherever it lies; a folder is its path
-            display += [f"{node}.{key}" for key in _PLACE]
-    return {key: value for key, value in flat.items() if not key.startswith(tuple(display))}
-
-
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the `relevant` part of a configuration."""
-    return hashlib.sha256(json.dumps(relevant(config), sort_keys=True).encode()).hexdigest()
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return ``key: old → new`` for every relevant key in which two configurations differ."""
-    before, after = relevant(old), relevant(new)
-    missing = "(not set)"
-    return [
-        f"{key}: {before.get(key, missing)} → {after.get(key, missing)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, missing) != after.get(key, missing)
-    ]
-
-
-def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one level with dotted keys; lists stay as they are."""
-    if not isinstance(node, Mapping) or (not node and prefix):
-        return {prefix: node}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:

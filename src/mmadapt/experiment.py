@@ -18,12 +18,13 @@ from lightning.pytorch.loggers import Logger
 from mmadapt.callbacks import KeepBest, TrainProgress
 from mmadapt.checkpoint import Resume
 from mmadapt.clip import ClipBackbone
-from mmadapt.config import fingerprint, instantiate
+from mmadapt.config import instantiate
 from mmadapt.cost import Clock, peak_memory_mib, reset_peak_memory
 from mmadapt.data.base import FewShotData
 from mmadapt.data.resident import ResidentData
 from mmadapt.data.resident_images import ResidentImages
 from mmadapt.features import FeatureEncoder, FeatureSet, open_store
+from mmadapt.identity import fingerprint
 from mmadapt.methods.base import Method
 from mmadapt.processes import all_processes, barrier, summed
 from mmadapt.protocols import Transfer, choose_classifier, scored_sets

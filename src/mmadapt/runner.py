@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from mmadapt.config import differences, fingerprint, resolve
+from mmadapt.config import resolve
 from mmadapt.errors import UserError
+from mmadapt.identity import differences
 from mmadapt.launch.devices import secondary_process
 from mmadapt.launch.locks import LOCK_FILE, run_lock, try_lock
 from mmadapt.results import (
@@ -134,11 +135,14 @@ def stored(run_dir: Path, config: Mapping[str, Any]) -> Result | None:
         UserError: If the folder holds a result of another configuration and ``overwrite`` is false.
     """
     finished = Result.read(run_dir)
-    if finished is None or finished.fingerprint == fingerprint(config):
-        return finished if finished is not None and _has_files(config, run_dir) else None
+    if finished is None:
+        return None
+    # Recomputed: what stood in the file was made by the list of its time.
+    changed = differences(finished.config, config)
+    if not changed:
+        return finished if _has_files(config, run_dir) else None
     if config["overwrite"]:
         return None
-    changed = differences(finished.config, config)
     listed = "; ".join(changed[:8]) + ("; …" if len(changed) > 8 else "")
     raise UserError(
         f"{run_dir} holds a result of another configuration ({listed}). "

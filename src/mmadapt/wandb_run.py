@@ -27,8 +27,8 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mmadapt.config import fingerprint
 from mmadapt.errors import UserError
+from mmadapt.identity import fingerprint
 from mmadapt.results import Result, RunKey
 
 if TYPE_CHECKING:

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
-import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from mmadapt.errors import UserError
+from mmadapt.identity import compare, relevant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from mmadapt.collect.load import Run
 
 Cell = tuple[str, str, str, str, int]
-
-NOT_COMPARED = (
-    "paths", "logger", "tag", "overwrite", "launch*", "report*", "save_*", "data.num_workers*",
-    "protocol.sets.*.num_workers*", "protocol.known_targets*", "trainer.accelerator*", "trainer.devices*",
-    "trainer.strategy*", "trainer.num_nodes*", "trainer.enable_*",
-)  # fmt: skip
-"""Keys that cannot change a number, as in `mmadapt.config.relevant`, whose module imports Hydra.
-
-Besides these, keys named ``*seed*`` are not compared.
-"""
-
-_NOT_COMPARED = re.compile("|".join(fnmatch.translate(pattern) for pattern in NOT_COMPARED))
 
 
 def group_cells(runs: Iterable[Run]) -> dict[Cell, list[Run]]:
@@ -68,8 +55,10 @@ def find_mixed(cells: Mapping[Cell, list[Run]], *, allow: bool = False) -> dict[
     for cell, members in cells.items():
         reference = comparable(members[0].result.config)
         for run in members[1:]:
-            if differences := _differences(reference, comparable(run.result.config)):
-                mixed[cell] = ", ".join(differences)
+            if found := compare(reference, comparable(run.result.config)):
+                mixed[cell] = ", ".join(
+                    found if len(found) <= 6 else [*found[:5], f"and {len(found) - 5} more"]
+                )
                 paths[cell] = f"{members[0].path}, {run.path}"
                 break
     if mixed and not allow:
@@ -83,8 +72,8 @@ def find_mixed(cells: Mapping[Cell, list[Run]], *, allow: bool = False) -> dict[
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a configuration to dotted keys, without seeds and keys that cannot change a number."""
-    return dict(_flatten(config, ""))
+    """Return, flat, what runs of one cell must have in common: what can change a number, seeds apart."""
+    return {key: value for key, value in relevant(config).items() if "seed" not in key}
 
 
 def describe(cell: Cell) -> str:
@@ -96,27 +85,3 @@ def describe(cell: Cell) -> str:
 def count_shots(*numbers: int) -> str:
     """Return ``"1 shot"``, ``"1, 2 shots"``."""
     return f"{', '.join(map(str, numbers))} {'shot' if numbers == (1,) else 'shots'}"
-
-
-def _flatten(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        dotted = f"{prefix}{name}"
-        if "seed" in name or _NOT_COMPARED.match(dotted):
-            continue
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{dotted}.")
-        else:
-            yield dotted, value
-
-
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    if one == other:
-        return []
-    absent = object()
-    found = []
-    for key in sorted({*one, *other}):
-        before, after = one.get(key, absent), other.get(key, absent)
-        if before != after and repr(before) != repr(after):  # repr: two NaN are not a difference
-            shown = ["(absent)" if value is absent else str(value) for value in (before, after)]
-            found.append(f"{key}: {shown[0]} → {shown[1]}")
-    return found if len(found) <= 6 else [*found[:5], f"and {len(found) - 5} more"]

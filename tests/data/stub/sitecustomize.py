@@ -14,7 +14,7 @@ from pathlib import Path
 if "STUB_LOG" in os.environ:
 
     def run(config, key, run_dir, loggers=()):
-        from mmadapt.config import fingerprint
+        from mmadapt.identity import fingerprint
         from mmadapt.results import Result, Score
 
         start = time.time()
