@@ -16,8 +16,7 @@ from mmadapt.hydra_line import BASE
 from mmadapt.methods.base import Method, class_text_features
 from mmadapt.methods.clip_adapter import ClipAdapter, adapter_features
 from mmadapt.methods.linear_probe import LinearProbe
-from mmadapt.methods.tip_adapter import TipAdapter
-from mmadapt.methods.tip_adapter_f import TipAdapterF
+from mmadapt.methods.tip_adapter import TipAdapter, TipAdapterF
 from mmadapt.methods.zero_shot import ZeroShot
 
 register_resolvers()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureSet
-from mmadapt.methods.tip_adapter_f import TipAdapterF
+from mmadapt.methods.tip_adapter import TipAdapterF
 from mmadapt.methods.xmadapter import Evidence, XMAdapter
 
 D, E, C, K, B = 24, 6, 5, 4, 9

@@ -26,6 +26,8 @@ TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "shots", "seed", *
 _SCALARS = ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confusion", "checkpoint_seconds")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
+_MOVED = {"mmadapt.methods.tip_adapter_f.": "mmadapt.methods.tip_adapter."}
+"""Where classes of earlier layouts are now: stored runs and users' own YAMLs name them."""
 
 
 def register_resolvers() -> None:
@@ -107,6 +109,7 @@ def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:
     Raises:
         UserError: If the target may not be built or a key is no parameter of it.
     """
+    node = _up_to_date(node)
     check_keys(node, where, set(live))
     # Always as a partial: called here, so that the target's own errors arrive as they are.
     partial = OmegaConf.create({**node, "_partial_": True})
@@ -128,7 +131,7 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
             f"{where}._target_={target} may not be built. Allowed: {', '.join(allowed)}…; "
             "add a prefix with MMADAPT_TARGETS=package."
         )
-    accepted = parameters(_locate(target, where))
+    accepted = parameters(locate(target, where))
     if accepted is None:
         return
     for key in node.keys() - _HYDRA_KEYS:
@@ -138,6 +141,36 @@ def check_keys(node: Mapping[str, Any], where: str, live: set[str] = frozenset()
                 f"{where}.{key} is not a parameter of {target.rsplit('.', 1)[-1]}{did_you_mean(str(key), names)}. "
                 f"Accepted: {', '.join(names)}."
             )
+
+
+def locate(target: str, where: str) -> Any:
+    """Return the class or function that a ``_target_`` names.
+
+    Raises:
+        UserError: If it cannot be imported.
+    """
+    target = _current_place(target)
+    try:
+        return get_class(target) if target.rsplit(".", 1)[-1][:1].isupper() else get_method(target)
+    except Exception as error:
+        raise UserError(f"{where}._target_={target} cannot be imported: {error}") from error
+
+
+def _current_place(target: str) -> str:
+    for old, new in _MOVED.items():
+        if target.startswith(old):
+            return new + target.removeprefix(old)
+    return target
+
+
+def _up_to_date(node: Any) -> Any:
+    """Return a node with every ``_target_`` in it at its present place."""
+    if not isinstance(node, Mapping):
+        return node
+    return {
+        key: _current_place(value) if key == "_target_" and isinstance(value, str) else _up_to_date(value)
+        for key, value in node.items()
+    }
 
 
 def _allowed() -> tuple[str, ...]:
@@ -165,10 +198,3 @@ def parameters(target: Any) -> set[str] | None:
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             return names - {"self"}
     return None
-
-
-def _locate(target: str, where: str) -> Any:
-    try:
-        return get_class(target) if target.rsplit(".", 1)[-1][:1].isupper() else get_method(target)
-    except Exception as error:
-        raise UserError(f"{where}._target_={target} cannot be imported: {error}") from error

@@ -25,17 +25,10 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, name: str, seconds: float | None = None, *, before: float = 0.0) -> None:
-        """End a phase; a phase that was noted before, as a share of a stack's, keeps its seconds.
-
-        Args:
-            name: The phase.
-            seconds: How long it took; None is since the last phase ended.
-            before: What an interrupted attempt had spent on it.
-        """
+    def lap(self, name: str, *, before: float = 0.0) -> None:
+        """End a phase; ``before`` is what an interrupted attempt had spent on it."""
         now = time.perf_counter()
-        if seconds is not None or name not in self.seconds:
-            self.seconds[name] = round(before + (now - self._last if seconds is None else seconds), 4)
+        self.seconds[name] = round(before + now - self._last, 4)
         self._last = now
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 
 from mmadapt.callbacks import KeepBest, TrainProgress
 from mmadapt.checkpoint import Resume
 from mmadapt.clip import ClipBackbone
-from mmadapt.config import instantiate
+from mmadapt.config import instantiate, locate
 from mmadapt.cost import Clock, peak_memory_mib, reset_peak_memory
 from mmadapt.data.base import FewShotData
 from mmadapt.data.resident import ResidentData
@@ -134,7 +133,7 @@ def prepare(config: Mapping[str, Any], key: RunKey, trainer: Trainer, shots: Sho
     barrier()
     for data in sets.values():
         data.setup("fit")
-    method_class: type[Method] = get_class(config["method"]["_target_"])
+    method_class: type[Method] = locate(config["method"]["_target_"], "method")
     _classifiers(config, key, method_class.transfer, sets)  # refuse at once what the class alone refuses
     clip = _backbone(json.dumps(config["clip"], sort_keys=True)).to(device)
     encoder = FeatureEncoder(clip, open_store(Path(config["paths"]["features"])))

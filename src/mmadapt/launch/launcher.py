@@ -34,9 +34,7 @@ from mmadapt.launch.report import (
     objective,
 )
 from mmadapt.launch.schedule import Job, Schedule
-from mmadapt.launch.stacks import run_stacks
 from mmadapt.progress import track
-from mmadapt.runner import Job as RunJob
 from mmadapt.runner import Outcome, clear_leftovers, execute, remove_empty
 
 
@@ -90,8 +88,6 @@ class SweepLauncher(Launcher):
                     report.add(known)
                     ended(number, known)
             report.begin()
-            if options.stack:
-                jobs = run_stacks(jobs, self._job, report, ended)
             Schedule(options, report, self._here, self._start, ended).run(jobs)
         for number, returned in returns.items():
             if returned.status == JobStatus.COMPLETED:
@@ -126,12 +122,6 @@ class SweepLauncher(Launcher):
             job_subdir_key="hydra.sweep.subdir",
         )
         return outcomes[-1]
-
-    def _job(self, job: Job) -> RunJob:
-        config = self._compose(job.cell.overrides, job.number)
-        task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        choices = dict(config.hydra.runtime.choices)
-        return RunJob(task, choices, job.cell.run_dir, list(config.hydra.overrides.task))
 
     def _start(self, job: Job, lease: Lease) -> Child:
         run_dir = job.cell.run_dir

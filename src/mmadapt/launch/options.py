@@ -20,7 +20,6 @@ class LaunchOptions:
         devices: GPUs the processes share: ``auto`` for all visible ones, their names, or None to leave the
             choice to Lightning.
         fail_fast: Stop a sweep at its first failure.
-        stack: Train runs of a sweep that differ in seed, shots or learning rate together, see `mmadapt.stack`.
     """
 
     dry_run: bool = False
@@ -28,7 +27,6 @@ class LaunchOptions:
     jobs: int = 1
     devices: str | tuple[str, ...] | None = "auto"
     fail_fast: bool = False
-    stack: bool = False
 
     @classmethod
     def read(cls, node: Mapping[str, Any] | None) -> LaunchOptions:
@@ -44,16 +42,12 @@ class LaunchOptions:
                 raise UserError(
                     f"launch.{key} is not a setting{did_you_mean(str(key), names)}. Accepted: {', '.join(names)}."
                 )
-        for key in ("dry_run", "isolate", "fail_fast", "stack"):
+        for key in ("dry_run", "isolate", "fail_fast"):
             if not isinstance(values.get(key, False), bool):
                 raise UserError(f"launch.{key}={values[key]!r} must be true or false.")
         jobs = values.get("jobs", 1)
         if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
             raise UserError(f"launch.jobs={jobs!r} must be a whole number of at least 1: runs side by side.")
-        if values.get("stack") and (jobs > 1 or values.get("isolate")):
-            raise UserError(
-                "launch.stack=true trains in this process; leave out launch.jobs and launch.isolate."
-            )
         if isinstance(values.get("devices"), list):
             values["devices"] = tuple(str(device) for device in values["devices"])
         options = cls(**values)

@@ -28,8 +28,6 @@ from mmadapt.protocols import Transfer
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W) or raw image features (B, D), and their labels (B,)."""
-Gradients = Callable[[dict[str, Tensor], Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
-"""Losses (R,) and gradients (R, …) of R runs, from stacked weights (R, …), features (R, B, D), labels (R, B)."""
 
 
 class Method(LightningModule, ABC):
@@ -49,14 +47,11 @@ class Method(LightningModule, ABC):
             `mmadapt.protocols.Transfer`.
         image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
             and there are no features for `adapt` and `search`.
-        stackable: Whether runs of it may be trained together by `mmadapt.stack`: its `loss` is a function of
-            features, labels, registered tensors and attributes alone, and works below `torch.func.vmap`.
     """
 
     uses_shots: ClassVar[bool] = True
     image_level: ClassVar[bool] = False
     transfer: Transfer = "names"
-    stackable: ClassVar[bool] = False
     text_features: Tensor
 
     def __init__(
@@ -145,14 +140,6 @@ class Method(LightningModule, ABC):
     def text_side(self, classes: ClassSet, text_features: Tensor) -> Self:
         """Return what is left for other classes of a method with ``transfer="text_only"``; see `for_classes`."""
         raise NotImplementedError(f"{type(self).__name__} has no text side of its own.")
-
-    def draws_noise(self) -> bool:
-        """Return whether `loss` draws random numbers; then runs trained together would draw others than alone."""
-        return False
-
-    def stacked_gradients(self) -> Gradients | None:
-        """Return a formula for the gradients of runs trained together, where there is a quicker one than autograd."""
-        return None
 
     def is_enough(self, top1: float) -> bool:
         """Say, after an epoch's top-1 on val, whether to stop training; asked with ``best_val`` alone."""

@@ -13,8 +13,7 @@ from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
 from mmadapt.features import FeatureSet
-from mmadapt.methods.base import Batch, Gradients, Method, scale_of
-from mmadapt.methods.clip_adapter_gradients import visual_gradients
+from mmadapt.methods.base import Batch, Method, scale_of
 from mmadapt.methods.recipe import Recipe
 
 Branch = Literal["visual", "text", "both"]
@@ -55,7 +54,6 @@ class ClipAdapter(Method):
         ratio_logit: Learned α before the sigmoid, if ``learn_ratio``; text_ratio_logit likewise for β.
     """
 
-    stackable = True
     ratios: Tensor
 
     def __init__(
@@ -129,12 +127,6 @@ class ClipAdapter(Method):
             return F.cross_entropy(logits, labels)
         runs = len(logits)
         return runs * F.cross_entropy(logits.flatten(0, 1), labels.repeat(runs))
-
-    def stacked_gradients(self) -> Gradients | None:
-        """Return the written-out gradients of the image branch with a fixed ratio; None for the others."""
-        if self.branch != "visual" or len(self.ratios) > 1 or hasattr(self, "ratio_logit"):
-            return None
-        return visual_gradients(self.text_features, self.scale, self.ratio, self.final_relu)
 
     @torch.no_grad()
     def search(self, val: FeatureSet) -> None:

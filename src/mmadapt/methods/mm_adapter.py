@@ -58,8 +58,6 @@ class MMAdapter(Method):
         up: r → D.
     """
 
-    stackable = True
-
     def __init__(
         self,
         clip: ClipBackbone,
@@ -209,10 +207,6 @@ class MMAdapter(Method):
             return self.scale * images @ texts.mT
         adapted = blend(texts.unsqueeze(1), update[:-1], self.text_ratio)
         return self.scale * torch.einsum("bd,cbd->bc", images, adapted)
-
-    def draws_noise(self) -> bool:
-        """Return whether the transformer layer drops anything."""
-        return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in self.attention.modules())
 
     def is_enough(self, top1: float) -> bool:
         """Stop once val accuracy has not risen for ``patience`` epochs."""

@@ -1,4 +1,4 @@
-"""Tip-Adapter (arXiv 2111.03930): a key-value cache of the shots beside zero-shot CLIP, training-free."""
+"""Tip-Adapter and Tip-Adapter-F (arXiv 2111.03930): a key-value cache of the shots beside zero-shot CLIP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mmadapt.features import FeatureSet
 from mmadapt.methods.base import Method, scale_of
 from mmadapt.methods.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
 from mmadapt.methods.recipe import Recipe
-from mmadapt.methods.tip_adapter_gradients import shots_per_class
 from mmadapt.protocols import Transfer
 
 SearchAlpha = Literal["grid", "exact"]
@@ -149,6 +148,27 @@ class TipAdapter(Method):
         self.shots_per_class = shots_per_class(self.cache_labels, len(self.classes))
 
 
+class TipAdapterF(TipAdapter):
+    """Tip-Adapter whose keys are learned; values, text features and CLIP stay frozen.
+
+    The keys start as Tip-Adapter's and are not normalised again, as released. Training runs with the α and β
+    of the configuration; the search on val comes after it. Deviations: the released code keeps the epoch that
+    is best on *test*, here it is the best on val; it trains in fp16, here keys are fp32 with its eps of 1e-4;
+    it augments afresh each epoch, here the cached views are cycled through.
+    """
+
+    trains_keys: ClassVar[bool] = True
+
+
 def search_grid(scale: float, steps: int) -> list[float]:
     """Return ``0.1 + i (scale − 0.1) / steps`` for i < steps: the released grid, upper end excluded."""
     return [0.1 + i * (scale - 0.1) / steps for i in range(steps)]
+
+
+def shots_per_class(labels: Tensor, classes: int) -> int:
+    """Return K if labels are K times class 0, then K times class 1 and so on; 0 if they are anything else."""
+    shots, rest = divmod(len(labels), classes)
+    if rest or not shots:
+        return 0
+    expected = torch.arange(classes, device=labels.device).repeat_interleave(shots)
+    return shots if torch.equal(labels, expected) else 0

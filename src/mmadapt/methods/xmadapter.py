@@ -56,7 +56,6 @@ class XMAdapter(TipAdapter):
     """
 
     trains_keys: ClassVar[bool] = True
-    stackable: ClassVar[bool] = True
     text_beta: Tensor
 
     def __init__(
