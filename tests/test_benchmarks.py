@@ -45,7 +45,7 @@ def choices(name, method="zero_shot"):
 def load(root, name, *overrides):
     data = instantiate(resolve(config(root, name, *overrides))["data"], "data")
     data.setup()
-    data.open_test()
+    data.setup("test")
     return data
 
 

@@ -68,13 +68,11 @@ def kill_in(monkeypatch):
     def at(epoch):
         original, before = Method.training_step, torch.initial_seed()
 
-        def training_step(self, batches, batch_idx):
-            if self.current_epoch + 1 != epoch:
-                return original(self, batches, batch_idx)
-            first = next(iter(batches))
-            original(self, iter([first]), batch_idx)
-            torch.rand(7)
-            raise Killed(str(before))
+        def training_step(self, batch, batch_idx):
+            if self.current_epoch + 1 == epoch and batch_idx == 1:
+                torch.rand(7)
+                raise Killed(str(before))
+            return original(self, batch, batch_idx)
 
         with monkeypatch.context() as patch:
             patch.setattr(Method, "training_step", training_step)
@@ -132,7 +130,7 @@ def test_a_run_that_is_killed_after_its_last_epoch_trains_no_more(run, monkeypat
     whole = run("mm_adapter", "whole", *options)
     assert whole.result.selection["epoch"] + 3 < 8, "patience stopped it early"
     with monkeypatch.context() as patch:
-        patch.setattr("mmadapt.experiment.finish", lambda *a: (_ for _ in ()).throw(Killed))
+        patch.setattr("mmadapt.experiment.select", lambda *a: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run("mm_adapter", "killed", *options)
     monkeypatch.setattr(Method, "training_step", lambda *a: pytest.fail("trained on"))

@@ -14,7 +14,7 @@ from training import losses_of
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.data.resident import EpochLoader
+from mmadapt.data.resident import BatchLoader, EpochLoader
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureSet
 from mmadapt.methods.cocoop import CoCoOp
@@ -176,7 +176,7 @@ def test_lightning_trains_float32_parameters(clip, precision):
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    fit.fit(method, train_dataloaders=EpochLoader(FeatureSet(features[None], labels), 1, 0))
+    fit.fit(method, train_dataloaders=BatchLoader(EpochLoader(FeatureSet(features[None], labels), 1, 0)))
     for name, parameter in method.named_parameters():
         if name in before:
             assert parameter.dtype == torch.float32

@@ -15,12 +15,13 @@ from training import losses_of
 from mmadapt.clip import ClipBackbone
 from mmadapt.config import register_resolvers
 from mmadapt.data.base import ClassSet
-from mmadapt.data.resident import EpochLoader
+from mmadapt.data.resident import BatchLoader, EpochLoader
 from mmadapt.errors import UserError
 from mmadapt.features import FeatureSet
 from mmadapt.methods.coop import CoOp
 from mmadapt.methods.zero_shot import ZeroShot
 from mmadapt.optim import DasslCosine
+from mmadapt.trainer import ScaledGradients
 
 CLASSES = ClassSet(("cat", "golden_retriever", "forest", "tench"), ("a photo of a {}.",))
 
@@ -171,10 +172,6 @@ def test_values_are_checked(clip):
     ):
         with pytest.raises(UserError, match=word):
             CoOp(clip, CLASSES, **options)
-    assert (
-        CoOp(clip, CLASSES, optimizer=partial(torch.optim.SGD, lr=0.1)).configure_optimizers().defaults["lr"]
-        == 0.1
-    )
 
 
 @pytest.mark.parametrize(
@@ -185,13 +182,14 @@ def test_lightning_trains_float32_prompts(clip, towers, trainer):
     method = CoOp(low, CLASSES, n_ctx=3, optimizer=partial(torch.optim.SGD, lr=0.05))
     before = method.ctx.detach().clone()
     features, labels = batch(low)
-    loader = EpochLoader(FeatureSet(features[None], labels), 4, 0)
+    loader = BatchLoader(EpochLoader(FeatureSet(features[None], labels), 4, 0))
     fit = Trainer(
-        max_epochs=2, accelerator="cpu", precision=trainer, logger=False, enable_checkpointing=False,
+        max_epochs=5, accelerator="cpu", precision=trainer, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
+    if towers == "fp16":
+        fit.strategy.precision_plugin = ScaledGradients("16-mixed", "cpu")
     fit.fit(method, train_dataloaders=loader)
-    assert method._scaler.is_enabled() == (towers == "fp16")
     assert method.ctx.dtype == torch.float32
     assert method.ctx.isfinite().all()
     assert not torch.equal(method.ctx, before)

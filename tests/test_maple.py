@@ -152,6 +152,7 @@ def test_resident_images(clip):
     )
     resident = make()
     resident.setup()
+    resident.whole_epochs = True
     loader = resident.train_dataloader()
     epochs = [[labels for (_, labels), _ in epoch] for _ in range(2) for epoch in loader]
     assert len(epochs[0]) == loader.steps_per_epoch
@@ -159,7 +160,8 @@ def test_resident_images(clip):
     assert not torch.equal(torch.cat(epochs[0]), torch.cat(epochs[1]))
     again = make()
     again.setup()
-    first, second = (next(next(iter(r.train_dataloader())))[0][0] for r in (resident, again))
+    again.whole_epochs = True
+    first, second = (next(batches)[0][0] for r in (resident, again) for batches in r.train_dataloader())
     assert torch.equal(first, second)
     assert max(image.shape[-1] for image, _ in resident._train) <= 48, "shrunk to 1.5 times the tower's input"
     views, labels = next(iter(resident.val_dataloader()))
@@ -167,7 +169,7 @@ def test_resident_images(clip):
     torch.testing.assert_close(views[0], clip.transform(image), atol=1e-6, rtol=1e-6)
     with pytest.raises(LockedTestError):
         resident.test_dataloader()
-    data.open_test()
+    data.setup("test")
     views, labels = next(iter(resident.test_dataloader()))
     assert torch.equal(views[0], clip.transform(data.test.source.load(min(data.test.indices))))
     assert labels.shape == (100,)

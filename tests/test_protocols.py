@@ -11,9 +11,10 @@ from hydra import compose, initialize_config_dir
 from pyarrow import parquet
 
 from mmadapt import app
-from mmadapt.config import CONF_DIR, fingerprint, register_resolvers, relevant, resolve
+from mmadapt.config import CONF_DIR, register_resolvers, resolve
 from mmadapt.errors import UserError
 from mmadapt.hydra_line import BASE
+from mmadapt.identity import fingerprint, relevant
 from mmadapt.protocols import choose_classifier, positions, scored_sets
 
 register_resolvers()
@@ -127,7 +128,7 @@ def test_a_sliced_score_is_the_softmax_over_the_logits_of_the_classes_that_occur
 def test_a_method_that_is_not_defined_on_new_classes_is_refused_before_training(
     run, method, where, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("mmadapt.experiment._backbone", lambda node: pytest.fail("CLIP was loaded"))
+    monkeypatch.setattr("mmadapt.runs.build._backbone", lambda node: pytest.fail("CLIP was loaded"))
     with pytest.raises(SystemExit) as stop:
         run(method, *where)
     assert stop.value.code == 1

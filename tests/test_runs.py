@@ -161,7 +161,7 @@ def test_test_images_are_locked_until_the_final_score(images, small_clip, featur
     )
     with pytest.raises(LockedTestError):
         resident.test_dataloader()
-    data.open_test()
+    data.setup("test")
     assert len(next(iter(resident.test_dataloader()))[1]) == 9
 
 
@@ -260,3 +260,16 @@ def test_xmadapter_takes_the_texts_of_the_coop_run_beside_it(run):
             method="xmadapter",
             folder="xmadapter/4shot/seed1",
         )
+
+
+def test_callbacks_of_the_configuration_see_every_batch_and_change_no_weight(run):
+    plain = run(folder="plain")
+    seen = run("callbacks=[lr_monitor,model_summary]", folder="seen")
+    weights = [load_file(each.run_dir / "adapter.safetensors") for each in (plain, seen)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert "lr-SGD" in (seen.run_dir / "metrics.csv").read_text()
+    stopped = run("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "method.epochs=30",
+                  "method.optimizer.lr=0.0", folder="stopped")  # fmt: skip
+    assert stopped.result.selection["epoch"] == 2
+    with pytest.raises(UserError, match=r"callbacks\.mine\._target_=os\.system may not be built"):
+        run("+callbacks.mine._target_=os.system", folder="refused")

@@ -3,49 +3,8 @@
 import pytest
 import torch
 
-from mmadapt.data.resident import EpochLoader, EvalLoader
-from mmadapt.data.samplers import ShardSampler
+from mmadapt.data.resident import BatchLoader, EpochLoader, EvalLoader
 from mmadapt.features import FeatureSet
-from mmadapt.processes import this_process
-
-
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100])
-@pytest.mark.parametrize("world", [1, 2, 3, 8])
-def test_every_image_is_scored_once(size, world):
-    shares = [list(ShardSampler(size, rank, world)) for rank in range(world)]
-    assert sorted(i for share in shares for i in share) == list(range(size))
-    assert [len(ShardSampler(size, rank, world)) for rank in range(world)] == [len(share) for share in shares]
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_training_shares_are_equal_disjoint_and_new_in_each_epoch():
-    samplers = [ShardSampler(10, rank, 4, shuffle=True, seed=3, even=True) for rank in range(4)]
-    left_out = []
-    for epoch in range(3):
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
-        shares = [list(sampler) for sampler in samplers]
-        assert [len(share) for share in shares] == [2] * 4 == [len(sampler) for sampler in samplers]
-        seen = [i for share in shares for i in share]
-        assert len(set(seen)) == 8
-        left_out.append(set(range(10)) - set(seen))
-    assert len(set(map(frozenset, left_out))) > 1
-    assert list(samplers[0]) == list(samplers[0])
-
-
-def test_order_does_not_depend_on_global_state():
-    state = torch.get_rng_state()
-    first = list(ShardSampler(20, 1, 2, shuffle=True, seed=1))
-    torch.rand(3)
-    assert list(ShardSampler(20, 1, 2, shuffle=True, seed=1)) == first
-    assert list(ShardSampler(20, 1, 2, shuffle=True, seed=2)) != first
-    torch.set_rng_state(state)
-
-
-def test_wrong_rank():
-    with pytest.raises(ValueError, match="rank=2 must be"):
-        ShardSampler(5, 2, 2)
-    assert this_process() == (0, 1)
 
 
 def features(size):
@@ -70,3 +29,14 @@ def test_processes_divide_each_training_batch(world):
         assert sorted(torch.cat([labels for (_, labels), _ in shares]).tolist()) == sorted(batch[1].tolist())
         assert {len(labels) for (_, labels), _ in shares} == {8 // world}
         assert {weight for _, weight in shares} == {1}
+
+
+def test_single_batches_are_those_of_the_whole_epoch_and_processes_get_equal_numbers():
+    epochs = EpochLoader(features(11), 4, seed=1)
+    for (inputs, labels), (batch, _) in zip(
+        BatchLoader(EpochLoader(features(11), 4, seed=1)), next(iter(epochs)), strict=True
+    ):
+        assert torch.equal(inputs, batch[0])
+        assert torch.equal(labels, batch[1])
+    parts = [list(BatchLoader(EpochLoader(features(11), 4, seed=1), (rank, 2))) for rank in (0, 1)]
+    assert [[len(labels) for _, labels in part] for part in parts] == [[2, 2, 1]] * 2

@@ -107,7 +107,7 @@ def test_halves_are_parts_of_the_whole_draw_and_count_from_zero():
     parts = {subset: Data(rows(sizes), subset=subset) for subset in ("all", "base", "new")}
     for data in parts.values():
         data.setup()
-        data.open_test()
+        data.setup("test")
     for kind in ("train", "val", "test"):
         whole, base, new = (getattr(parts[subset], kind) for subset in ("all", "base", "new"))
         assert base.indices + new.indices == whole.indices
@@ -129,7 +129,7 @@ def test_test_images_are_locked():
     data.setup()
     with pytest.raises(data_base.LockedTestError):
         _ = data.test
-    data.open_test()
+    data.setup("test")
     assert len(data.test) == 6
 
 

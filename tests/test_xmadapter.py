@@ -175,10 +175,6 @@ def test_coop_needs_its_run(tmp_path):
         build(text_source="coop")
     with pytest.raises(UserError, match="method=coop"):
         build(text_source="coop", coop_run=tmp_path)
-    method = build(text_source="coop", adapt=False)
-    method.run_dir = tmp_path / "xmadapter" / "4shot" / "seed2"
-    with pytest.raises(UserError, match="coop/4shot/seed2"):
-        method.adapt(SUPPORT, VAL)
 
 
 @pytest.mark.parametrize(

@@ -1,53 +1,11 @@
-"""What accompanies the training of a small adapter: the best state on val, and a progress bar."""
+"""What accompanies the training of a small adapter: a progress bar, and the seconds of its phases."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
+from mmadapt.cost import Clock
 from mmadapt.progress import ProgressBar
-
-
-class KeepBest(Callback):
-    """Remembers, in memory, the adapter of the epoch with the highest ``val/top1``; the first of equals.
-
-    Attributes:
-        epoch: That epoch, counted from 1.
-        score: Its top-1 on val.
-    """
-
-    def __init__(self) -> None:
-        """Start without a state."""
-        self.epoch, self.score = 0, float("-inf")
-        self._state: dict[str, Tensor] = {}
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep this epoch's state if it is better than all before."""
-        if trainer.sanity_checking:
-            return
-        self.consider(trainer.current_epoch + 1, float(trainer.callback_metrics["val/top1"]), pl_module)
-
-    def consider(self, epoch: int, score: float, module: LightningModule) -> None:
-        """Keep the module's state if the score of this epoch, counted from 1, is better than all before."""
-        if score > self.score:
-            self.epoch, self.score = epoch, score
-            self._state = {key: value.detach().clone() for key, value in module.state_dict().items()}
-
-    def restore(self, module: LightningModule) -> None:
-        """Put the best state back into the module."""
-        if self._state:
-            module.load_state_dict(self._state)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what is remembered, for a checkpoint."""
-        return {"epoch": self.epoch, "score": self.score, "state": self._state}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember what a checkpoint holds."""
-        self.epoch, self.score = state_dict["epoch"], state_dict["score"]
-        self._state = state_dict["state"]
 
 
 class TrainProgress(Callback):
@@ -66,3 +24,24 @@ class TrainProgress(Callback):
         """Take the bar off, also after an error."""
         if hasattr(self, "_bar"):
             self._bar.close()
+
+
+class Phases(Callback):
+    """Notes when a fit has encoded its data, seen the shots and trained; the search on val comes after it."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Bind the clock of a run."""
+        self.clock = clock
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End the encoding: the data module is set up, the method not yet."""
+        if stage == "fit":
+            self.clock.lap("encode_seconds")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the method's look at its shots."""
+        self.clock.lap("adapt_seconds")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the training."""
+        self.clock.lap("train_seconds")

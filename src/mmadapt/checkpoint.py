@@ -1,8 +1,8 @@
 """Training that goes on where it was interrupted: ``last.ckpt`` in the folder of a run.
 
-Lightning's own checkpoint is not used: with manual optimisation it knows neither the schedule nor the gradient
-scale, its loaders do not know the epoch they are in, and it has no random state. A run that goes on ends with the
-weights, scores and curve of one that was never interrupted, bit by bit where its kernels are deterministic.
+Lightning's own checkpoint is not used: its loaders do not know the epoch they are in, and it has no random state. A
+run that goes on ends with the weights, scores and curve of one that was never interrupted, bit by bit where its
+kernels are deterministic. One that is trained batch by batch (`needs_textbook`) starts at the beginning.
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision
 
-from mmadapt.callbacks import KeepBest
 from mmadapt.processes import from_main, gathered, this_process
 from mmadapt.results import CHECKPOINT_FILE, PROTOCOL
 
-if TYPE_CHECKING:
-    from mmadapt.methods.base import Method
-
 log = logging.getLogger(__name__)
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the file's content."""
 _DIGEST = 16  # bytes of the checksum before it
 
@@ -47,17 +44,14 @@ class Resume(Callback):
         seconds: What training took before this attempt, without what an interruption lost.
     """
 
-    def __init__(
-        self, run_dir: Path, fingerprint: str, draw: str, every: float, keep_best: KeepBest | None
-    ) -> None:
-        """Bind a run; put this callback after ``keep_best`` or leave out both.
+    def __init__(self, run_dir: Path, fingerprint: str, draw: str, every: float) -> None:
+        """Bind a run.
 
         Args:
             run_dir: Folder of the run.
             fingerprint: Of its configuration.
             draw: Hash of the shots.
             every: Seconds of training between two checkpoints; 0 saves after every epoch.
-            keep_best: What remembers the best epoch, if one is chosen on val.
         """
         self.path, self.every, self.times, self.seconds = run_dir / CHECKPOINT_FILE, every, 0, 0.0
         self.identity: dict[str, Any] = {
@@ -66,14 +60,13 @@ class Resume(Callback):
             "fingerprint": fingerprint,
             "draw": draw,
         }
-        self.keep_best, self.curve = keep_best, Curve()
+        self.curve = Curve()
         self._state: dict[str, Any] | None = None
         self._started = self._saved = time.perf_counter()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the checkpoint and load the weights, before an optimiser holds them."""
-        if stage != "fit":
-            return
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the checkpoint; load weights, best epoch and patience, now that the method has seen its shots."""
+        self._started = self._saved = time.perf_counter()
         device = trainer.strategy.root_device.type
         self.identity |= {"processes": trainer.world_size, "device": device}
         state = read(self.path, self.identity) if trainer.is_global_zero else None
@@ -82,8 +75,9 @@ class Resume(Callback):
             trainer.loggers = [*trainer.loggers, self.curve]
         if self._state is not None:
             pl_module.load_state_dict(self._state["weights"])
-            if self.keep_best is not None:
-                self.keep_best.load_state_dict(self._state["best"])
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if callback.state_key in self._state["callbacks"]:
+                    callback.load_state_dict(self._state["callbacks"][callback.state_key])
             self.times, self.seconds = self._state["times"] + 1, self._state["seconds"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,20 +97,22 @@ class Resume(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Method) -> None:  # type: ignore[override]
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the state of optimiser, schedule and random numbers before the first epoch of this attempt."""
         if self._state is not None:
-            pl_module.load_training_state(self._state["training"])
+            for part, state in zip(_stepped(trainer), self._state["stepped"], strict=True):
+                part.load_state_dict(state)
             set_random_state(self._state["random"][this_process()[0]])
             self._state = None
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:  # type: ignore[override]
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if it is time; validation of this epoch lies behind us."""
         now = time.perf_counter()
         if not from_main(now - self._saved >= self.every):
             return
         states = gathered(random_state())
         if trainer.is_global_zero:
+            callbacks = {each.state_key: each.state_dict() for each in trainer.callbacks}  # type: ignore[attr-defined]
             content = {
                 "identity": self.identity,
                 "epoch": trainer.current_epoch + 1,
@@ -124,13 +120,20 @@ class Resume(Callback):
                 "times": self.times,
                 "seconds": self.seconds + now - self._started,
                 "weights": pl_module.state_dict(),
-                "training": pl_module.training_state(),
-                "best": None if self.keep_best is None else self.keep_best.state_dict(),
+                "stepped": [part.state_dict() for part in _stepped(trainer)],
+                "callbacks": {key: state for key, state in callbacks.items() if state},
                 "random": states,
                 "curve": self.curve.rows,
             }
             write(self.path, content)
         self._saved = time.perf_counter()
+
+
+def _stepped(trainer: Trainer) -> list[Any]:
+    """Return what changes with each step beside the weights: optimisers, schedules, the scale of gradients."""
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    scaler = trainer.precision_plugin.scaler if isinstance(trainer.precision_plugin, MixedPrecision) else None
+    return [*trainer.optimizers, *schedules, *([] if scaler is None else [scaler])]
 
 
 class Curve(Logger):

@@ -22,7 +22,7 @@ from mmadapt.identity import IRRELEVANT
 from mmadapt.places import CONF_DIR as CONF_DIR
 from mmadapt.protocols import add_target_nodes, scored_sets
 
-TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "shots", "seed", *IRRELEVANT)
+TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "callbacks", "shots", "seed", *IRRELEVANT)
 _SCALARS = ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confusion", "checkpoint_seconds")
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")

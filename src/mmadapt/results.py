@@ -101,8 +101,8 @@ class Result:
     selection: dict[str, Any]
     data: dict[str, Any]
     cost: dict[str, float]
-    fingerprint: str
-    config: dict[str, Any]
+    fingerprint: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
     protocol: int = PROTOCOL

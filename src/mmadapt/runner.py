@@ -15,6 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.config import resolve
@@ -32,10 +35,13 @@ from mmadapt.results import (
     write_json,
 )
 
+log = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "run.log"
 _TEMPORARY = ".*.tmp"
-_GROUPS = ("clip", "data", "method", "protocol", "trainer", "logger")
+_OF_METHOD = ("method", "experiment", "sweep", "overwrite")
+_GROUPS = ("clip", "data", "method", "protocol", "trainer", "logger", "callbacks")
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def execute(
     if secondary_process(config["trainer"]):  # one of several of a run: the main one decides, locks, writes
         from mmadapt.experiment import run
 
-        run(config, job.key, run_dir)
+        run(config, job.key, run_dir, coop_run=coop_run_of(job))
         return Outcome("joined", run_dir, time.perf_counter() - start)
     finished = stored(run_dir, config)
     if finished is None:
@@ -183,9 +189,10 @@ def _compute(job: Job) -> Result:
         from mmadapt.experiment import run
         from mmadapt.loggers import open_loggers
 
+        coop_run = coop_run_of(job)
         with open_loggers(job.config["logger"], job.key, job.config, job.run_dir) as loggers:
             try:
-                result = run(job.config, job.key, job.run_dir, loggers.all)
+                result = run(job.config, job.key, job.run_dir, loggers.all, coop_run)
             except SystemExit as leaving:
                 if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
                     raise KeyboardInterrupt from leaving
@@ -193,6 +200,27 @@ def _compute(job: Job) -> Result:
             result = complete(job, result)
             loggers.finish(result)
     return result
+
+
+def coop_run_of(job: Job) -> Path | None:
+    """Return the folder of the CoOp run that a method builds on without naming one: it lies beside its own.
+
+    The main process makes that run with this command's overrides, less those of the method, if it is not there.
+    """
+    method = job.config["method"]
+    if method.get("text_source") != "coop" or method.get("coop_run") is not None:
+        return None
+    folder = job.run_dir.parents[2] / "coop" / job.run_dir.parent.name / job.run_dir.name
+    known = HydraConfig.initialized() and GlobalHydra.instance().is_initialized()
+    if known and not (folder / CONFIG_FILE).is_file() and not secondary_process(job.config["trainer"]):
+        typed = HydraConfig.get().overrides.task
+        kept = [line for line in typed if line.lstrip("+~").split("=")[0].split(".")[0] not in _OF_METHOD]
+        # One process: others of this run would repeat this run's command, not that one's.
+        overrides = [*kept, "method=coop", "trainer.devices=1"]
+        log.info("The CoOp run %s is missing and is made first.", folder)
+        choices = compose("config", overrides=overrides, return_hydra_config=True).hydra.runtime.choices
+        execute(compose("config", overrides=overrides), choices, folder, overrides)
+    return folder
 
 
 def complete(job: Job, result: Result) -> Result:

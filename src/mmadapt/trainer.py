@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision
 
 from mmadapt.config import instantiate
 from mmadapt.errors import UserError
@@ -22,6 +24,14 @@ _LIVE_TRAINER = (
     "enable_model_summary",
     "use_distributed_sampler",
 )
+
+
+class ScaledGradients(MixedPrecision):
+    """Scales the loss where the towers are float16 and nothing else is: their gradients underflow without it."""
+
+    def forward_context(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Leave every operation in the precision that its tensors have."""
+        return nullcontext()
 
 
 def build_trainer(config: Mapping[str, Any], run_dir: Path, loggers: Sequence[Logger] = ()) -> Trainer:
@@ -50,6 +60,9 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path, loggers: Sequence[Lo
         node, "trainer", logger=list(loggers), callbacks=[], default_root_dir=run_dir,
         enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
+    plain = not isinstance(trainer.precision_plugin, MixedPrecision)
+    if plain and config["clip"].get("precision") == "fp16":
+        trainer.strategy.precision_plugin = ScaledGradients("16-mixed", trainer.strategy.root_device.type)
     return trainer
 
 

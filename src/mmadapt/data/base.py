@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lightning import LightningDataModule
+from torch.utils.data import DataLoader
 
+from mmadapt.data.image_loader import Images, Item, Transform, image_loader
 from mmadapt.data.images import ImageSet
 from mmadapt.data.splits import Draw, Splits, Subset, draw, subset_classes
 from mmadapt.data.templates import parse_templates, read_prompts
 from mmadapt.errors import UserError, one_of
 
 log = logging.getLogger(__name__)
+
+MOST_IMAGES = 256
+"""Images of a batch at most: recipes that train on features ask for more than a tower takes at once."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class FewShotData(LightningDataModule, ABC):
     classes: ClassSet
     train: ImageSet
     val: ImageSet
+    transform: Transform | None = None
+    """From an image to a tensor (3, H, W); None takes that of the method which is fitted."""
 
     def __init__(
         self,
@@ -115,8 +122,19 @@ class FewShotData(LightningDataModule, ABC):
             DataNotFoundError: If the data set is not where it was looked for.
         """
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the splits, draw the shots, keep the wanted half of the classes. Runs on every rank, once."""
+    def setup(self, stage: str = "fit") -> None:
+        """Read the splits, draw the shots, keep the wanted half of the classes. Runs on every rank, once.
+
+        ``test`` unlocks the test images; nothing can be fitted on this object after that.
+
+        Raises:
+            LockedTestError: If it is to be fitted and the test images were seen.
+        """
+        if stage == "fit" and self._test_open:
+            raise LockedTestError(
+                "The test images have been opened: nothing is fitted after that. Make a new data module."
+            )
+        self._test_open = self._test_open or stage == "test"
         if self._splits is not None:
             return
         splits = self.read_splits()
@@ -160,16 +178,12 @@ class FewShotData(LightningDataModule, ABC):
         counts = Counter(images.labels.tolist())
         return {name: counts[i] for i, name in enumerate(self.classes.names) if counts[i] < self.shots}
 
-    def open_test(self) -> None:
-        """Unlock the test images. Called once per run, when nothing is left to be chosen."""
-        self._test_open = True
-
     @property
     def test(self) -> ImageSet:
         """The test images.
 
         Raises:
-            LockedTestError: Before `open_test`.
+            LockedTestError: Before ``setup("test")``.
         """
         if not self._test_open or self._splits is None:
             raise LockedTestError(
@@ -192,3 +206,35 @@ class FewShotData(LightningDataModule, ABC):
             "val": len(self.val),
             "short_classes": self.short_classes,
         }
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Return batches (B, 3, H, W) and labels (B,) of the shots, shuffled, not augmented."""
+        self.need_shots()
+        return self._loader(self.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Return batches of the validation images."""
+        return self._loader(self.val)
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Return batches of the test images.
+
+        Raises:
+            LockedTestError: Before ``setup("test")``.
+        """
+        return self._loader(self.test)
+
+    def predict_dataloader(self) -> DataLoader[Item]:
+        """Return batches of the test images, too."""
+        return self.test_dataloader()
+
+    def _loader(self, images: ImageSet, *, shuffle: bool = False) -> DataLoader[Item]:
+        module: Any = getattr(self.trainer, "lightning_module", None)
+        transform = self.transform or getattr(getattr(module, "clip", None), "transform", None)
+        if transform is None:
+            raise UserError(
+                f"{type(self).__name__} has no transform: set data.transform = clip.transform, or fit a method on it."
+            )
+        dataset = Images(images, transform, self.on_bad_image, self.num_workers)
+        batch_size = min(getattr(module, "batch_size", MOST_IMAGES), MOST_IMAGES)
+        return image_loader(dataset, batch_size, shuffle=shuffle, seed=self.split_seed)

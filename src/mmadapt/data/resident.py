@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
 from mmadapt.data.base import FewShotData
-from mmadapt.data.samplers import ShardSampler
 from mmadapt.features import FeatureEncoder, FeatureSet, Views, encode_split
 from mmadapt.processes import joined, this_process
 
 EVAL_BATCH = 2048
 """Images scored at once: products are as fast as with more, and a cache of 16,000 shots takes 0.4 GB, not 1.6."""
 
-WeightedBatch = tuple[tuple[Tensor, Tensor], float]
+Batch = tuple[Tensor, Tensor]
+WeightedBatch = tuple[Batch, float]
 """Inputs and labels of this process's share of a batch, and the weight of its loss: 1 on a single device."""
+
+
+class WholeEpochs(Protocol):
+    """A data loader whose one item is a whole epoch."""
+
+    steps_per_epoch: int
+    epoch: int
+
+    def __iter__(self) -> Iterator[Iterator[WeightedBatch]]: ...
 
 
 class EpochLoader:
@@ -71,6 +81,26 @@ def share_of(size: int, rank: int, world_size: int) -> tuple[slice, float]:
     return (share, count * world_size / size) if count else (slice(0, 1), 0.0)
 
 
+class BatchLoader:
+    """The same batches one by one, for a trainer that is to see each of them.
+
+    Processes get shares of equal number, without weights: what is left over at the end of a batch is not seen.
+    """
+
+    def __init__(self, epochs: WholeEpochs, shard: tuple[int, int] = (0, 1)) -> None:
+        """Bind a loader of whole epochs, and which process of how many this is."""
+        self.epochs, self.shard = epochs, shard
+
+    def __len__(self) -> int:
+        return self.epochs.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        rank, world_size = self.shard
+        for (inputs, labels), _ in next(iter(self.epochs)):
+            even = len(labels) - len(labels) % world_size
+            yield inputs[rank:even:world_size], labels[rank:even:world_size]
+
+
 class EvalLoader:
     """Batches of features in their order, each image once over all processes."""
 
@@ -79,7 +109,7 @@ class EvalLoader:
     ) -> None:
         """Hold the features (1, N, D) and labels (N,), this process's share of them if there are several."""
         if shard[1] > 1:
-            mine = ShardSampler(len(features.labels), *shard).positions().to(features.labels.device)
+            mine = torch.arange(shard[0], len(features.labels), shard[1], device=features.labels.device)
             features = FeatureSet(features.image_features[:, mine], features.labels[mine])
         self.features, self.batch_size = features, batch_size
 
@@ -96,18 +126,27 @@ class ResidentData(LightningDataModule):
 
     Attributes:
         support: Training features (V, N, D), in the order of the draw.
-        val: Validation features (1, N, D).
+        val_features: Validation features (1, N, D).
+        whole_epochs: Whether a batch for the trainer is a whole epoch, see `mmadapt.training.epoch_fit`.
         skipped: Images left out because they cannot be decoded, by split.
         test_names: Names of the scored images in their order, once the loader is made.
     """
 
     support: FeatureSet
-    val: FeatureSet
+    val_features: FeatureSet
+    whole_epochs = False
 
     def __init__(
-        self, data: FewShotData, encoder: FeatureEncoder, views: Views, *, batch_size: int, seed: int,
-        validate: bool, device: torch.device,
-    ) -> None:  # fmt: skip
+        self,
+        data: FewShotData,
+        encoder: FeatureEncoder,
+        views: Views = Views(),
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        validate: bool = True,
+    ) -> None:
         """Bind data set, encoder and the views that the method wants.
 
         Args:
@@ -116,42 +155,44 @@ class ResidentData(LightningDataModule):
             views: Views of each training image.
             batch_size: Images per training step.
             seed: Seed of the batch order.
-            validate: Whether training is interrupted for validation each epoch.
             device: Where the features are held.
+            validate: Whether training is interrupted for validation each epoch.
         """
         super().__init__()
-        self.data, self.encoder, self.views, self.batch_size, self.seed = (
-            data,
-            encoder,
-            views,
-            batch_size,
-            seed,
-        )
+        self.data, self.encoder, self.views = data, encoder, views
+        self.batch_size, self.seed = batch_size, seed
         self.validate, self.device = validate, device
         self.skipped: dict[str, int] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Encode the training and validation images."""
-        if not hasattr(self, "support"):
+    def setup(self, stage: str = "fit") -> None:
+        """Encode the training and validation images; for ``test``, unlock the test images."""
+        self.data.setup(stage)
+        if stage in ("fit", "validate") and not hasattr(self, "support"):
             self.data.need_shots()
             self.support = self._encode("train", self.views)
-            self.val = self._encode("val")
+            self.val_features = self._encode("val")
 
-    def train_dataloader(self) -> EpochLoader:
-        """Return the loader of whole epochs."""
-        return EpochLoader(self.support, self.batch_size, self.seed, this_process())
+    def train_dataloader(self) -> EpochLoader | BatchLoader:
+        """Return the loader of the training batches."""
+        if self.whole_epochs:
+            return EpochLoader(self.support, self.batch_size, self.seed, this_process())
+        return BatchLoader(EpochLoader(self.support, self.batch_size, self.seed), this_process())
 
     def val_dataloader(self) -> EvalLoader | tuple[()]:
         """Return the validation batches; none if no epoch is chosen by them."""
-        return EvalLoader(self.val, shard=this_process()) if self.validate else ()
+        return EvalLoader(self.val_features, shard=this_process()) if self.validate else ()
 
     def test_dataloader(self) -> EvalLoader:
         """Return the test batches.
 
         Raises:
-            LockedTestError: Before the data set's `open_test`.
+            LockedTestError: Before ``setup("test")``.
         """
         return EvalLoader(self._encode("test"), shard=this_process())
+
+    def predict_dataloader(self) -> EvalLoader:
+        """Return the test batches, too."""
+        return self.test_dataloader()
 
     def _encode(self, kind: str, views: Views = Views()) -> FeatureSet:
         images = getattr(self.data, kind)

@@ -14,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from mmadapt.augment import normalize, random_views
 from mmadapt.data.base import FewShotData
 from mmadapt.data.images import BadImageError, ImageSet
-from mmadapt.data.resident import WeightedBatch, share_of
+from mmadapt.data.resident import BatchLoader, WeightedBatch, share_of
 from mmadapt.parallel import cores, ordered_map
 from mmadapt.processes import joined, summed, this_process
 from mmadapt.progress import ProgressBar
@@ -41,12 +41,22 @@ class ResidentImages(LightningDataModule):
     Attributes:
         skipped: Images left out because they cannot be decoded, by split.
         test_names: Names of the scored images in the order of the batches, once these were read.
+        whole_epochs: Whether a batch for the trainer is a whole epoch, see `mmadapt.training.epoch_fit`.
     """
 
+    whole_epochs = False
+
     def __init__(
-        self, data: FewShotData, transform: ImageTransform, crop_scale: tuple[float, float], *, batch_size: int,
-        seed: int, validate: bool, device: torch.device,
-    ) -> None:  # fmt: skip
+        self,
+        data: FewShotData,
+        transform: ImageTransform,
+        crop_scale: tuple[float, float],
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        validate: bool = True,
+    ) -> None:
         """Bind data set, transform and recipe.
 
         Args:
@@ -55,26 +65,31 @@ class ResidentImages(LightningDataModule):
             crop_scale: Range of the random crop's area.
             batch_size: Images per training step.
             seed: Seed of order and crops.
-            validate: Whether training is interrupted for validation each epoch.
             device: Where views are computed and batches go.
+            validate: Whether training is interrupted for validation each epoch.
         """
         super().__init__()
         self.data, self.transform, self.crop_scale = data, transform, crop_scale
         self.batch_size, self.seed, self.validate, self.device = batch_size, seed, validate, device
         self.skipped: dict[str, int] = {}
 
-    def setup(self, stage: str | None = None) -> None:
-        """Decode the training images, and those of val if they are looked at."""
-        if hasattr(self, "_train"):
-            return
-        self._train = list(self._decoded("train", self.data.train, self._shrunk))
-        self._val = list(self._decoded("val", self.data.val, self._pixels, True)) if self.validate else []
+    def setup(self, stage: str = "fit") -> None:
+        """Decode the training images, and those of val if they are looked at; for ``test``, unlock the test images."""
+        self.data.setup(stage)
+        if stage in ("fit", "validate") and not hasattr(self, "_train"):
+            self.data.need_shots()
+            self._train = list(self._decoded("train", self.data.train, self._shrunk))
+            self._val = list(self._decoded("val", self.data.val, self._pixels, True)) if self.validate else []
 
-    def train_dataloader(self) -> ImageEpochLoader:
-        """Return the loader of whole epochs."""
-        return ImageEpochLoader(
-            self._train, self._augment, self.batch_size, self.seed, self.device, this_process()
-        )
+    def train_dataloader(self) -> ImageEpochLoader | BatchLoader:
+        """Return the loader of the training batches."""
+
+        def loader(shard: tuple[int, int] = (0, 1)) -> ImageEpochLoader:
+            return ImageEpochLoader(
+                self._train, self._augment, self.batch_size, self.seed, self.device, shard
+            )
+
+        return loader(this_process()) if self.whole_epochs else BatchLoader(loader(), this_process())
 
     def val_dataloader(self) -> ImageEvalLoader | tuple[()]:
         """Return the validation batches; none if no epoch is chosen by them."""
@@ -88,12 +103,16 @@ class ResidentImages(LightningDataModule):
         """Return the test batches; the images are read as they are asked for.
 
         Raises:
-            LockedTestError: Before the data set's `open_test`.
+            LockedTestError: Before ``setup("test")``.
         """
         images = self.data.test
         return ImageEvalLoader(
             lambda: self._decoded("test", images, self.transform, True), len(images), self.device
         )
+
+    def predict_dataloader(self) -> ImageEvalLoader:
+        """Return the test batches, too."""
+        return self.test_dataloader()
 
     def _augment(self, images: list[Tensor], generator: torch.Generator, share: slice) -> Tensor:
         return random_views(images, self.transform, self.crop_scale, generator, self.device, share)

@@ -13,7 +13,8 @@ from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
 from mmadapt.features import FeatureSet
-from mmadapt.methods.base import Batch, Method, scale_of
+from mmadapt.methods.base import Batch, Method
+from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.recipe import Recipe
 
 Branch = Literal["visual", "text", "both"]

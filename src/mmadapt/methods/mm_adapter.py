@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Unpack, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
-from mmadapt.methods.base import Method, scale_of
+from mmadapt.methods.base import Method
 from mmadapt.methods.mm_attention import (
     Heads,
     blend,
@@ -24,6 +25,7 @@ from mmadapt.methods.mm_attention import (
     text_update,
 )
 from mmadapt.methods.mm_expansion import expanded_cosines
+from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.recipe import Recipe
 
 Mask = Literal["hard", "soft", "none"]
@@ -135,7 +137,6 @@ class MMAdapter(Method):
             else nn.TransformerEncoderLayer(width, heads, dropout=dropout)
         )
         self.up = _up(dim, width, rank, bottleneck)
-        self._best, self._waited = float("-inf"), 0
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return scaled cosines (B, C) of corrected image and text features."""
@@ -208,19 +209,15 @@ class MMAdapter(Method):
         adapted = blend(texts.unsqueeze(1), update[:-1], self.text_ratio)
         return self.scale * torch.einsum("bd,cbd->bc", images, adapted)
 
-    def is_enough(self, top1: float) -> bool:
-        """Stop once val accuracy has not risen for ``patience`` epochs."""
-        self._best, self._waited = (top1, 0) if top1 > self._best else (self._best, self._waited + 1)
-        return self.patience is not None and self._waited >= self.patience
-
-    def training_state(self) -> dict[str, Any]:
-        """Return also how long val accuracy has not risen."""
-        return {**super().training_state(), "patience": (self._best, self._waited)}
-
-    def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Restore also how long val accuracy has not risen."""
-        super().load_training_state(state)
-        self._best, self._waited = state["patience"]
+    def configure_callbacks(self) -> list[Callback]:
+        """Return also what stops once val accuracy has not risen for ``patience`` epochs."""
+        callbacks = super().configure_callbacks()
+        if callbacks and self.patience is not None:
+            stop = EarlyStopping(
+                "val/top1", mode="max", patience=self.patience, check_on_train_epoch_end=False
+            )
+            callbacks.append(stop)
+        return callbacks
 
 
 def score_mask(mask: Mask, classes: int, like: Tensor) -> Tensor:

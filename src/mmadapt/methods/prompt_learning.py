@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
-from mmadapt.methods.base import Method, scale_of
+from mmadapt.methods.base import Method
+from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.recipe import Recipe
 from mmadapt.prompts import Position, PromptSet, TextLayout, context_layout, word_tokens, word_vectors
 from mmadapt.towers import PromptedTowers, TextPath

@@ -13,8 +13,9 @@ from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
 from mmadapt.features import FeatureSet
-from mmadapt.methods.base import Method, scale_of
+from mmadapt.methods.base import Method
 from mmadapt.methods.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
+from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.recipe import Recipe
 from mmadapt.protocols import Transfer
 
@@ -78,12 +79,10 @@ class TipAdapter(Method):
                 f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: "
                 "the grid of β and α starts at 0.1."
             )
-        self.search_scale, self.search_step, self.scale = (
-            search_scale,
-            search_step,
-            scale_of(clip, logit_scale),
-        )
+        self.search_scale = search_scale
+        self.search_step = search_step
         self.search_alpha = search_alpha
+        self.scale = scale_of(clip, logit_scale)
         self.register_buffer("alpha", torch.tensor(float(alpha)))
         self.register_buffer("beta", torch.tensor(float(beta)))
         self.register_buffer("cache_labels", torch.empty(0, dtype=torch.long))
@@ -138,12 +137,12 @@ class TipAdapter(Method):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Take over a cache of another size than the present one."""
-        if prefix + "cache_keys" in state_dict:
-            own = self.cache_keys
-            self._set_cache(
-                torch.empty_like(state_dict[prefix + "cache_keys"], device=own.device),
-                torch.empty_like(state_dict[prefix + "cache_labels"], device=own.device),
-            )
+        stored = state_dict.get(prefix + "cache_keys")
+        if (
+            stored is not None and stored.shape != self.cache_keys.shape
+        ):  # equal ones stay what the optimiser holds
+            labels = state_dict[prefix + "cache_labels"]
+            self._set_cache(stored.to(self.cache_keys.device), labels.to(self.cache_keys.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.shots_per_class = shots_per_class(self.cache_labels, len(self.classes))
 

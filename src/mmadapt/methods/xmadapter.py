@@ -98,7 +98,7 @@ class XMAdapter(TipAdapter):
             projection: One ``linear`` map, or ``mlp``: two with ReLU between, D → D/16 → E.
             training_free: Freeze everything; use with ``epochs=0``.
             text_source: Texts from the classes' templates, or of a finished CoOp run.
-            coop_run: Folder of that run; None is the one beside this run's own folder.
+            coop_run: Folder of that run; the command makes it if it is missing, and gives it here.
             search_scale: Upper ends of the grid of β (and β_T) and α, not included; None searches nothing.
             search_step: Number of grid points of β (and β_T) and of α, from 0.1 upwards.
             logit_scale: Factor s of the cosine; None is the model's own.
@@ -142,7 +142,7 @@ class XMAdapter(TipAdapter):
         """Build the image cache, and take the texts of the CoOp run if asked to."""
         super().adapt(support, val)
         if self.text_source == "coop":
-            texts = coop_text_features(self.clip, self.classes, self.coop_run, self.run_dir)
+            texts = coop_text_features(self.clip, self.classes, self.coop_run)
             self.text_features = texts.to(self.text_features)
             self._align()
         self._freeze()

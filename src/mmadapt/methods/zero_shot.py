@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.methods.base import Method, scale_of
+from mmadapt.methods.base import Method
+from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.recipe import Recipe
 
 

@@ -1,0 +1,1 @@
+"""One run: its objects from the configuration, fit, select, score."""

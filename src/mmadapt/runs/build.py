@@ -1,0 +1,173 @@
+"""Every object of a run, from its configuration; behind this nobody sees the configuration."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer, seed_everything
+
+from mmadapt.checkpoint import Resume
+from mmadapt.clip import ClipBackbone
+from mmadapt.config import instantiate, locate
+from mmadapt.cost import Clock, reset_peak_memory
+from mmadapt.data.base import FewShotData
+from mmadapt.data.resident import ResidentData
+from mmadapt.data.resident_images import ResidentImages
+from mmadapt.features import FeatureEncoder, open_store
+from mmadapt.identity import fingerprint
+from mmadapt.methods.base import Method
+from mmadapt.processes import barrier
+from mmadapt.protocols import Transfer, choose_classifier, scored_sets
+from mmadapt.results import Classifier, RunKey
+
+Resident = ResidentData | ResidentImages
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of a run.
+
+    Attributes:
+        key: Identity of the run.
+        method: The method, with the classes that it is trained on.
+        resident: The features or images of these classes; test is locked.
+        targets: The data of each scored set and how its classes are told apart, the one that is trained on first.
+        trainer: The Lightning trainer.
+        encoder: Encodes, and counts what had to be encoded.
+        clock: Seconds of the phases so far.
+        resume: Saves the training on the way; None if it is not wanted.
+        callbacks: The user's own callbacks.
+        confusion: Whether confusion matrices are stored.
+        predictions: Whether the prediction of every image is stored.
+        started: Time of the start, seconds since 1970.
+    """
+
+    key: RunKey
+    method: Method
+    resident: Resident
+    targets: Mapping[str, tuple[FewShotData, Classifier]]
+    trainer: Trainer
+    encoder: FeatureEncoder
+    clock: Clock
+    resume: Resume | None = None
+    callbacks: Sequence[Callback] = ()
+    confusion: bool = False
+    predictions: bool = False
+    started: float = field(default_factory=time.time)
+
+    def resident_of(self, data: FewShotData) -> Resident:
+        """Return the features or images of a set; see `resident`."""
+        return (
+            self.resident
+            if data is self.resident.data
+            else hold(self.method, data, self.encoder, self.resident.seed, self.resident.device)
+        )
+
+
+def build(config: Mapping[str, Any], key: RunKey, trainer: Trainer, coop_run: Path | None = None) -> Parts:
+    """Build the objects of a run under its own seed.
+
+    Args:
+        config: Resolved configuration, as `mmadapt.config.resolve` returns it.
+        key: Identity of the run.
+        trainer: The trainer of the run's folder, from `build_trainer`.
+        coop_run: Folder of the CoOp run that the method builds on, if it does.
+
+    Raises:
+        UserError: If the configuration or the data cannot be used as they are.
+    """
+    started, clock = time.time(), Clock()
+    seed_everything(config["seed"], workers=True, verbose=False)
+    torch.set_float32_matmul_precision("highest")
+    sets: dict[str, FewShotData] = {
+        name: instantiate(node, "data") for name, node in scored_sets(config).items()
+    }
+    source = next(iter(sets.values()))
+    device = trainer.strategy.root_device
+    reset_peak_memory(device)
+    if trainer.local_rank == 0:
+        for data in sets.values():
+            data.prepare_data()
+    barrier()
+    for data in sets.values():
+        data.setup("fit")
+    method_class: type[Method] = locate(config["method"]["_target_"], "method")
+    _classifiers(config, key, method_class.transfer, sets)  # refuse at once what the class alone refuses
+    clip = _backbone(json.dumps(config["clip"], sort_keys=True)).to(device)
+    encoder = FeatureEncoder(clip, open_store(Path(config["paths"]["features"])))
+    live = {"clip": clip, "classes": source.classes, "text_features": encoder.text_features(source.classes)}
+    node = {**config["method"], "coop_run": str(coop_run)} if coop_run else config["method"]
+    method: Method = instantiate(node, "method", **live).to(device)
+    classifiers = _classifiers(config, key, method.transfer, sets)
+    callbacks = [
+        instantiate(each, f"callbacks.{name}")
+        for name, each in (config.get("callbacks") or {}).items()
+        if each
+    ]
+    run_dir, every = Path(trainer.default_root_dir), config["checkpoint_seconds"]
+    resume = None if every is None else Resume(run_dir, fingerprint(config), source.drawn.sha256, every)
+    return Parts(
+        key=key,
+        method=method,
+        resident=hold(method, source, encoder, config["seed"], device, validate=bool(callbacks)),
+        targets={name: (data, classifiers[name]) for name, data in sets.items()},
+        trainer=trainer,
+        encoder=encoder,
+        clock=clock,
+        resume=resume,
+        callbacks=callbacks,
+        confusion=config["save_confusion"] or bool((config["logger"] or {}).get("confusion_matrix")),
+        predictions=config["save_predictions"],
+        started=started,
+    )
+
+
+def hold(
+    method: Method,
+    data: FewShotData,
+    encoder: FeatureEncoder,
+    seed: int,
+    device: torch.device,
+    *,
+    validate: bool = False,
+) -> Resident:
+    """Hold features in memory, or images for a method that changes the image tower.
+
+    ``validate`` looks at val after each epoch, also where no epoch is chosen by it.
+    """
+    views = method.view_spec
+    options: dict[str, Any] = {
+        "batch_size": method.batch_size,
+        "seed": seed,
+        "device": device,
+        "validate": validate or method.selection == "best_val",
+    }
+    if method.image_level:
+        return ResidentImages(data, encoder.clip.transform, views.crop_scale, **options)
+    return ResidentData(data, encoder, views, **options)
+
+
+def _classifiers(
+    config: Mapping[str, Any], key: RunKey, transfer: Transfer, sets: Mapping[str, FewShotData]
+) -> dict[str, Classifier]:
+    """Return which classifier each set gets; refuse a method where it is not defined."""
+    own = next(iter(sets.values())).class_keys
+    new_classes = config["protocol"].get("new_classes", "refuse")
+    return {
+        name: choose_classifier(key.method, transfer, own, data.class_keys, name, new_classes)
+        for name, data in sets.items()
+    }
+
+
+@lru_cache(maxsize=2)
+def _backbone(node: str) -> ClipBackbone:
+    """Build a backbone once for all runs of a process."""
+    backbone: ClipBackbone = instantiate(json.loads(node), "clip")
+    return backbone

@@ -1,0 +1,1 @@
+"""How a method is fitted: resident data, whole epochs as steps, checkpoints, progress."""
