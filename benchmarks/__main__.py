@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 SHORT: dict[str, tuple[str, ...]] = {
-    "start_up": (), "cache_search": (), "mm_adapter": (), "prompt_step": (), "tip_adapter_f": (), "stacked_runs": (),
+    "start_up": (), "cache_search": (), "mm_adapter": (), "prompt_step": (), "tip_adapter_f": (),
     "overhead": (), "one_batch_epoch": (), "evaluation": (), "linear_probe_path": (), "growth": (), "encode_once": (),
     "first_encode": ("--images", "32"), "whole_sweep": ("--worlds", "1"),
 }  # fmt: skip

@@ -6,10 +6,10 @@ product's floating-point operations (counted by PyTorch's flop counter, backward
 the bytes that it cannot avoid (weights, their gradients and the optimiser's state) over the other. Without a GPU only
 ``--smoke`` runs: tiny sizes on the CPU, nothing stored; it shows that the script works and says nothing of speed.
 
-P1 a step of prompt learning; P3 a step of the Multi-Modal Adapter; P4 an epoch of Tip-Adapter-F; P5 epochs of 32
-runs of CLIP-Adapter, stacked; and the first encode from decoded images. Both sides run below the same autocast, or
-in float32 where the product trains in float32 (P4, P5). The gate: the candidate is at most twice as far from the
-plain formula in float32 as the plain formula in bf16 is, or within 0.1 % of it.
+P1 a step of prompt learning; P3 a step of the Multi-Modal Adapter; P4 an epoch of Tip-Adapter-F; and the first
+encode from decoded images. Both sides run below the same autocast, or in float32 where the product does (P4). The
+gate: the candidate is at most twice as far from the plain formula in float32 as the plain formula in bf16 is, or
+within 0.1 % of it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import mm_adapter, prompt_step, synthetic_runs, tip_adapter_f
+from benchmarks import mm_adapter, prompt_step, tip_adapter_f
 from benchmarks.common import Outcome, relative, store
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.encode import batch_size
 from mmadapt.methods.mm_adapter import MMAdapter
-from mmadapt.stack.train import train
 
 LIMIT, EXACT = 2.0, 1e-3
 
@@ -102,29 +101,9 @@ def cache(device: str, smoke: bool) -> Claim:
     return Claim(
         f"P4 epoch of Tip-Adapter-F, C={classes}",
         lambda: [torch.tensor(problem.released())],
-        lambda: [torch.tensor(tip_adapter_f.stacked(problem.run()))],
+        lambda: [torch.tensor(tip_adapter_f.alone(problem.run()))],
         2.0, 7 * keys, steps, half=False,  # weights, gradient and two moments read, three of them written
     )  # fmt: skip
-
-
-def stack(device: str, smoke: bool) -> Claim:
-    """P5: val scores of runs trained one after another, and stacked."""
-    dim, classes, runs = (16, 5, 2) if smoke else (512, 100, 32)
-    problem = synthetic_runs.Problem(dim, classes, "adamw", 2, device=device)
-    specs = [synthetic_runs.Spec(seed, 4, 1e-3 * (1 + seed % 3)) for seed in range(runs)]
-
-    def serial() -> list[Tensor]:
-        return [problem.metrics([synthetic_runs.bare(problem.run(spec)) for spec in specs])]
-
-    def stacked() -> list[Tensor]:
-        members = [problem.run(spec) for spec in specs]
-        train(members)
-        return [problem.metrics(members)]
-
-    steps = 2 * -(-4 * classes // synthetic_runs.BATCH)
-    return Claim(
-        f"P5 CLIP-Adapter, R={runs}", serial, stacked, 3.0, 7 * 4 * runs * dim * dim // 2, steps, False, False
-    )
 
 
 def encode(device: str, smoke: bool) -> Claim:
@@ -142,7 +121,7 @@ def encode(device: str, smoke: bool) -> Claim:
                  lambda: features(64), lambda: features(batch_size(clip)), 1.3)  # fmt: skip
 
 
-CLAIMS = (prompts, multi_modal, cache, stack, encode)
+CLAIMS = (prompts, multi_modal, cache, encode)
 
 
 def seconds(function: Callable[[], Any], device: str) -> float:

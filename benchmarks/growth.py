@@ -1,4 +1,4 @@
-"""How CPU time grows with classes, shots, runs and test images: slopes of log time over log size.
+"""How CPU time grows with classes, shots and test images: slopes of log time over log size.
 
 Run ``OMP_NUM_THREADS=1 python -m benchmarks.growth`` from the top of the checkout. A slope of 1 is proportional.
 Each point is the fastest of the repeats in CPU seconds; the slope is the least-squares fit over all points,
@@ -20,13 +20,11 @@ from torch.nn import functional as F
 from benchmarks.collect import measure as collect_seconds
 from benchmarks.collect import write
 from benchmarks.common import Figure, cpu_seconds, finish, options
-from benchmarks.synthetic_runs import Problem, Spec
+from benchmarks.synthetic_runs import Problem, Spec, by_lightning
 from mmadapt.data.resident import EVAL_BATCH
 from mmadapt.methods.cache_search import correct_on_grid
 from mmadapt.methods.tip_adapter import search_grid
 from mmadapt.metrics import Scorer
-from mmadapt.stack.lane import Run
-from mmadapt.stack.train import train
 
 GOAL, DIM = 1.05, 512
 Point = Callable[[], object]
@@ -57,11 +55,10 @@ def votes(classes: int, shots: int, images: int) -> Point:
     return lambda: [method.logits(batch).detach() for batch in features.split(EVAL_BATCH)]
 
 
-def epoch(classes: int, shots: int, runs: int = 1) -> Point:
+def epoch(classes: int, shots: int) -> Point:
     """Train an epoch of CLIP-Adapter."""
-    problem = Problem(64 if runs > 1 else DIM, classes, "sgd", epochs=1)
-    ready = [problem.run(Spec(1 + i % 3, shots, 2e-3 / (1 + i))) for i in range(runs)]
-    return lambda: train([Run(each.method, each.data, each.epochs) for each in ready])
+    problem = Problem(DIM, classes, "sgd", epochs=1)
+    return lambda: by_lightning(problem.run(Spec(1, shots, 2e-3)))
 
 
 def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
@@ -102,15 +99,10 @@ def tables(runs: int, repeats: int) -> float:
 def main(argv: Sequence[str] | None = None) -> list[Figure]:
     chosen = options(__doc__, argv)
     torch.set_num_threads(1)
-    classes, shots, runs, images = (
-        (10, 32, 100, 316, 1000),
-        (1, 2, 4, 8, 16),
-        (1, 8, 32, 165),
-        (1000, 7071, 50000),
-    )
+    classes, shots, images = (10, 32, 100, 316, 1000), (1, 2, 4, 8, 16), (1000, 7071, 50000)
     files, few = (100, 450, 2000), 200
     if chosen.smoke:
-        classes, shots, runs, images, files, few = (10, 20), (1, 2), (1, 2), (100, 200), (10, 20), 20
+        classes, shots, images, files, few = (10, 20), (1, 2), (100, 200), (10, 20), 20
     cases: list[tuple[str, Sequence[int], Callable[[int], Point]]] = [
         ("classes: metrics of 2000 logits", classes, lambda c: scoring(10 * few, c)),
         ("classes: search of alpha and beta, 16 shots", classes, lambda c: search(c, 16, few)),
@@ -119,7 +111,6 @@ def main(argv: Sequence[str] | None = None) -> list[Figure]:
         ("shots: search of alpha and beta, 100 classes", shots, lambda k: search(few // 2, k, few)),
         ("shots: Tip-Adapter's logits, 100 classes", shots, lambda k: votes(few // 2, k, few)),
         ("shots: CLIP-Adapter's epoch, 100 classes", shots, lambda k: epoch(few // 2, k)),
-        ("runs: stacked epoch of CLIP-Adapter, D=64", runs, lambda r: epoch(few // 2, 4, r)),
         ("test images: metrics, 200 classes", images, lambda n: scoring(n, few)),
         ("test images: Tip-Adapter's logits, 100 classes, 4 shots", images, lambda n: votes(few // 2, 4, n)),
     ]

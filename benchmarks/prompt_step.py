@@ -97,7 +97,7 @@ class Case:
 
     def whole(self, prompts: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return text features (C, D) and token states (C, L, d) of whole prompts."""
-        model, tokens, n = self.clip.model, self.layout.tokens, len(prompts[0])
+        model, tokens, n = self.clip.model, self.layout.tokens.to(prompts[0].device), len(prompts[0])
         with torch.no_grad():
             embedded = model.token_embedding(tokens)
         x = torch.cat([embedded[:, :1], prompts[0].expand(len(tokens), -1, -1), embedded[:, 1 + n :]], dim=1)

@@ -1,11 +1,10 @@
-"""Runs of CLIP-Adapter on synthetic features: for the benchmarks of stacked training and of overhead."""
+"""Runs of CLIP-Adapter on synthetic features: for the benchmarks of training."""
 
 from __future__ import annotations
 
 import logging
-import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -13,17 +12,16 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from mmadapt.cost import Clock
 from mmadapt.data.base import ClassSet
 from mmadapt.data.resident import ResidentData
-from mmadapt.experiment import Prepared, fit
 from mmadapt.features import FeatureSet
 from mmadapt.methods.clip_adapter import ClipAdapter
+from mmadapt.methods.tip_adapter import TipAdapterF
 from mmadapt.optim import DasslCosine
-from mmadapt.stack.lane import Run
+from mmadapt.training import epoch_fit
 
 VIEWS, VAL, BATCH = 10, 200, 32
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
@@ -54,6 +52,30 @@ class Spec:
     shots: int
     lr: float
     batch: int = BATCH
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method, its features in memory, and for how many epochs it is trained on them."""
+
+    method: ClipAdapter | TipAdapterF
+    data: ResidentData
+    epochs: int
+
+
+def in_memory(support: FeatureSet, val: FeatureSet, batch_size: int, seed: int) -> ResidentData:
+    """Return a data module of ready features, without validation on the way."""
+    nothing = SimpleNamespace(setup=lambda stage: None)
+    data = ResidentData(
+        nothing,
+        None,
+        batch_size=batch_size,
+        seed=seed,
+        validate=False,
+        device=support.labels.device,  # type: ignore[arg-type]
+    )
+    data.support, data.val_features = support, val
+    return data
 
 
 class Problem:
@@ -100,23 +122,8 @@ class Problem:
             optimizer=partial(OPTIMIZERS[self.optimizer], lr=spec.lr), scheduler=self.schedule,
             schedule_by="epoch", epochs=self.epochs, batch_size=spec.batch, views=VIEWS,
         ).to(self.device)  # fmt: skip
-        data = ResidentData(
-            SimpleNamespace(need_shots=lambda: None), None, method.view_spec, batch_size=spec.batch,  # type: ignore[arg-type]
-            seed=spec.seed, validate=False, device=self.device,
-        )  # fmt: skip
-        data.support, data.val = self._shots[at], self.val
+        data = in_memory(self._shots[at], self.val, spec.batch, spec.seed)
         return Run(method, data, self.epochs)
-
-    @torch.no_grad()
-    def metrics(self, runs: Iterable[Run]) -> Tensor:
-        """Return top-1 and negative log-likelihood of each run on val, (R, 2)."""
-        features, labels = self.val.image_features[0], self.val.labels
-        rows = []
-        for run in runs:
-            logits = run.method(features)
-            top1 = (logits.argmax(dim=-1) == labels).float().mean()
-            rows.append(torch.stack([top1, F.cross_entropy(logits, labels)]))
-        return torch.stack(rows)
 
 
 def bare(run: Run) -> Run:
@@ -146,8 +153,8 @@ def bare(run: Run) -> Run:
 def by_lightning(run: Run, *callbacks: lightning.Callback) -> Run:
     """Train a run as an experiment does when it runs alone."""
     trainer = lightning.Trainer(
-        max_epochs=run.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_epochs=run.epochs, accelerator=run.data.device.type, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks),
     )  # fmt: skip
-    fit(Prepared({}, None, run.method, run.data, {}, {}, trainer, None, Clock(), time.time()))  # type: ignore[arg-type]
+    epoch_fit.fit(trainer, run.method, run.data)
     return run

@@ -2,8 +2,8 @@
 
 Run ``OMP_NUM_THREADS=1 python -m benchmarks.tip_adapter_f`` from the top of the checkout. The reference multiplies
 with one-hot values, and autograd and AdamW do the rest; the images, their order and their views are those of the
-product. A ratio counts only if the mean loss of every epoch is within 1e-4. ``alone`` is a run as an experiment
-trains it, by Lightning; ``stacked`` the path of ``launch.stack=true``.
+product. A ratio counts only if the mean loss of every epoch is within 1e-4. The candidate is a run as an experiment
+trains it, by Lightning.
 
 The released script has no cached features: it encodes every training image again in each of its epochs. Against
 that the ratio is extrapolated, and says so: seconds of ViT-B/32 (random weights) per image, measured on a few batches,
@@ -16,7 +16,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -24,13 +23,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.common import Outcome, compare, cpu_seconds, finish, options
-from benchmarks.synthetic_runs import Towerless, by_lightning
+from benchmarks.synthetic_runs import Run, Towerless, by_lightning, in_memory
 from mmadapt.data.base import ClassSet
-from mmadapt.data.resident import EpochLoader, ResidentData
+from mmadapt.data.resident import EpochLoader
 from mmadapt.features import FeatureSet
-from mmadapt.methods.tip_adapter_f import TipAdapterF
-from mmadapt.stack.lane import Run
-from mmadapt.stack.train import train
+from mmadapt.methods.tip_adapter import TipAdapterF
 
 LIMIT, GOAL, ENCODER_GOAL = 1e-4, 2.0, 1000.0
 ALPHA, BETA, RATE, EPS, BATCH = 1.17, 1.0, 1e-3, 1e-4, 256
@@ -58,11 +55,7 @@ class Problem:
             optimizer=partial(torch.optim.AdamW, lr=RATE, eps=EPS), epochs=self.epochs, batch_size=BATCH,
         ).to(self.device)  # fmt: skip
         method.adapt(self.support, self.support)
-        data = ResidentData(
-            SimpleNamespace(need_shots=lambda: None), None, method.view_spec, batch_size=BATCH, seed=1,  # type: ignore[arg-type]
-            validate=False, device=self.device,
-        )  # fmt: skip
-        data.support = data.val = self.support
+        data = in_memory(self.support, self.support, BATCH, seed=1)
         return Run(method, data, self.epochs)
 
     def released(self) -> list[float]:
@@ -105,12 +98,6 @@ def alone(run: Run) -> list[float]:
     losses = _Losses()
     by_lightning(run, losses)
     return losses.means
-
-
-def stacked(run: Run) -> list[float]:
-    """Train a run as a stack of one and return the mean losses."""
-    train([run])
-    return [row["train/loss"] for row in run.history]
 
 
 def measure(name: str, problem: Problem, product: Callable[[Run], list[float]], pairs: int) -> Outcome:
@@ -169,8 +156,7 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
     outcomes = []
     for size, numbers in sizes.items():
         problem = Problem(*numbers)
-        for name, product in (("alone", alone), ("stacked", stacked)):
-            outcomes.append(measure(f"{name}, {size}", problem, product, chosen.pairs))
+        outcomes.append(measure(f"alone, {size}", problem, alone, chosen.pairs))
         outcomes.append(against_encoding(outcomes[-1], problem, per_image, images))
     finish("tip_adapter_f", outcomes, chosen.smoke)
     return outcomes

@@ -1,7 +1,7 @@
 """A whole sweep, data sets x shots x seeds x feature methods, to the final table, against one process per run.
 
-Run ``OMP_NUM_THREADS=1 python -m benchmarks.whole_sweep`` from the top of the checkout. Ours is one command with
-``launch.stack=true``, from an empty store of features, and then ``mmadapt.collect``: start of Python, imports,
+Run ``OMP_NUM_THREADS=1 python -m benchmarks.whole_sweep`` from the top of the checkout. Ours is one command
+from an empty store of features, and then ``mmadapt.collect``: start of Python, imports,
 rendering, encoding, training, scoring and the table are all in it. The reference is the same product run as
 shell loops run the
 released code: a process for every run, which keeps no features (an empty store for each). A few of its runs are
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
     with tempfile.TemporaryDirectory() as folder:
         root, start = Path(folder), cpu_of_all()
         command("-m", *fixed, f"data={','.join(worlds)}", f"method={','.join(methods)}", f"shots={','.join(shots)}",
-                f"seed={','.join(seeds)}", "launch.stack=true", f"paths.results={root}/ours",
+                f"seed={','.join(seeds)}", f"paths.results={root}/ours",
                 f"paths.features={root}/features")  # fmt: skip
         table = ["-m", "mmadapt.collect", f"{root}/ours/main"]
 

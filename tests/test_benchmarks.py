@@ -10,10 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mmadapt.config import CONF_DIR, fingerprint, instantiate, register_resolvers, resolve
+from mmadapt.config import CONF_DIR, instantiate, register_resolvers, resolve
 from mmadapt.data.imagenet_classes import wnids
 from mmadapt.errors import DataNotFoundError, UserError
 from mmadapt.hydra_line import BASE
+from mmadapt.identity import fingerprint
 from mmadapt.runner import execute
 
 register_resolvers()
