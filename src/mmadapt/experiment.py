@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from mmadapt.callbacks import KeepBest, TrainProgress
@@ -22,6 +23,7 @@ from mmadapt.cost import Clock, peak_memory_mib, reset_peak_memory
 from mmadapt.data.base import FewShotData
 from mmadapt.data.resident import ResidentData
 from mmadapt.data.resident_images import ResidentImages
+from mmadapt.errors import UserError
 from mmadapt.features import FeatureEncoder, FeatureSet, open_store
 from mmadapt.identity import fingerprint
 from mmadapt.methods.base import Method
@@ -31,6 +33,7 @@ from mmadapt.provenance import provenance
 from mmadapt.results import Classifier, Result, RunKey
 from mmadapt.scoring import Scoreboard, classified, save_weights
 from mmadapt.trainer import build_trainer
+from mmadapt.trainer_options import is_debug
 
 
 @dataclass
@@ -64,7 +67,14 @@ class Prepared:
     @property
     def epochs(self) -> int:
         """Epochs to train; 0 for a training-free method."""
-        return (self.trainer.max_epochs or 0) if self.method.uses_shots else 0
+        if not self.method.uses_shots or self.config["trainer"].get("max_epochs") == 0:
+            return 0  # also where fast_dev_run has given the trainer one
+        return self.trainer.max_epochs or 0
+
+    @property
+    def debug(self) -> bool:
+        """Whether nothing of it is to be written."""
+        return bool(is_debug(self.config["trainer"]))
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,8 @@ Shots = dict[str, tuple[FeatureSet, FeatureSet, dict[str, int]]]
 def run(config: Mapping[str, Any], key: RunKey, run_dir: Path, loggers: Sequence[Logger] = ()) -> Result:
     """Run one experiment and return its result; the adapter's weights are written to ``run_dir``.
 
+    A debug run (`mmadapt.trainer_options.is_debug`) writes nothing.
+
     Args:
         config: Resolved configuration, as `mmadapt.config.resolve` returns it.
         key: Identity of the run.
@@ -101,9 +113,12 @@ def run(config: Mapping[str, Any], key: RunKey, run_dir: Path, loggers: Sequence
         UserError: If the configuration or the data cannot be used as they are.
     """
     trainer = build_trainer(config, run_dir, loggers)
-    with all_processes(trainer):
-        prepared = prepare(config, key, trainer)
-        return finish(prepared, fit(prepared))
+    try:
+        with all_processes(trainer):
+            prepared = prepare(config, key, trainer)
+            return finish(prepared, fit(prepared))
+    except MisconfigurationException as error:
+        raise UserError(f"Lightning refuses this run: {error}") from error
 
 
 def prepare(config: Mapping[str, Any], key: RunKey, trainer: Trainer, shots: Shots | None = None) -> Prepared:
@@ -158,10 +173,13 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
     trainer, encoder, source = prepared.trainer, prepared.encoder, prepared.resident.data
     run_dir, device = Path(trainer.default_root_dir), trainer.strategy.root_device
     selection = _select(prepared, trained) if method.uses_shots else {"rule": "none"}
-    if trainer.is_global_zero:
+    writes = trainer.is_global_zero and not prepared.debug
+    if writes:
         save_weights(method, run_dir)
     confusion = config["save_confusion"] or bool((config["logger"] or {}).get("confusion_matrix"))
-    board = Scoreboard(trainer, confusion=confusion, predictions=config["save_predictions"])
+    board = Scoreboard(
+        trainer, confusion=confusion, predictions=config["save_predictions"] and not prepared.debug
+    )
     skipped: dict[str, int] = {}
     for name, data in prepared.sets.items():  # from here on nothing is chosen any more
         data.open_test()
@@ -171,7 +189,7 @@ def finish(prepared: Prepared, trained: Trained) -> Result:
         judge, labels = classified(method, prepared.classifiers[name], source, data, encoder)
         board.add(name, judge, resident, prepared.classifiers[name], labels)
         skipped |= {name if kind == "test" else kind: count for kind, count in resident.skipped.items()}
-    if trainer.is_global_zero:
+    if writes:
         board.write(run_dir)
     clock.lap("eval_seconds")
     trainable = sum(p.numel() for p in method.trainable_parameters())
@@ -268,7 +286,7 @@ def fit(prepared: Prepared) -> Trained:
 
 def _resume(prepared: Prepared, keep_best: KeepBest | None) -> Resume | None:
     every = prepared.config.get("checkpoint_seconds")
-    if every is None:
+    if every is None or prepared.debug:
         return None
     run_dir, draw = Path(prepared.trainer.default_root_dir), prepared.resident.data.drawn.sha256
     return Resume(run_dir, fingerprint(prepared.config), draw, every, keep_best)
