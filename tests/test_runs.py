@@ -220,7 +220,7 @@ def test_fewer_images_than_shots_are_all_taken_with_a_warning(run, caplog):
     ("data.subset=bases", "did you mean 'base'"),
     ("data.on_bad_image=ignore", "Use error or skip"),
     ("data.num_workers=-1", "0 for none, null for one per core"),
-    ("+trainer.precision=bf16-true", "trainer.precision=bf16-mixed"),
+    ("trainer.precision=bf16-true", "trainer.precision=bf16-mixed"),
 ])  # fmt: skip
 def test_values_are_refused_before_anything_is_trained(override, message, run):
     with pytest.raises(UserError, match=message.replace("'", ".")):

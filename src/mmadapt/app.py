@@ -24,6 +24,7 @@ from mmadapt.launch.launcher import read_options
 from mmadapt.launch.locks import BusyError
 from mmadapt.launch.report import (
     NoObjectiveError,
+    check_no_debug,
     check_objective,
     check_plannable,
     is_search,
@@ -58,6 +59,8 @@ def job(cfg: DictConfig) -> float | None:
             check_plannable(hydra_config)
             dry_run(cfg, hydra_config, run_dir)
             return None
+        if sweeping:
+            check_no_debug(cfg.trainer, hydra_config.runtime.choices["method"], hydra_config)
         if sweeping and (outcome := in_child(cfg, hydra_config, run_dir)) is not None:
             if outcome.status == "failed":
                 raise UserError(outcome.error)
@@ -118,7 +121,8 @@ def main() -> None:
         _finish()
         sys.exit(1)
     if outcomes:
-        child.report(outcomes[-1].status)
+        last = outcomes[-1]
+        child.report(last.status, result=last.result if last.status == "debug" else None)
     _finish()
 
 

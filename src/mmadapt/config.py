@@ -21,6 +21,7 @@ from mmadapt.hydra_line import register_resolver, whitelist
 from mmadapt.identity import IRRELEVANT
 from mmadapt.places import CONF_DIR as CONF_DIR
 from mmadapt.protocols import add_target_nodes, scored_sets
+from mmadapt.trainer_options import check as check_trainer
 
 TOP_LEVEL = ("clip", "data", "method", "protocol", "trainer", "callbacks", "shots", "seed", *IRRELEVANT)
 _SCALARS = ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confusion", "checkpoint_seconds")
@@ -51,7 +52,8 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     """Return the configuration as plain, resolved containers, after checking keys and scalars.
 
     Raises:
-        UserError: If a top-level key is unknown, a mandatory value is missing or a scalar makes no sense.
+        UserError: If a top-level key is unknown, a mandatory value is missing, a scalar makes no sense or the trainer
+            is given what has no place here.
     """
     for key in cfg:
         if key not in TOP_LEVEL:
@@ -68,6 +70,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     for key in _SCALARS:
         check_scalar(key, config[key])
     found = {str(key): value for key, value in config.items()}
+    check_trainer(found["trainer"])
     scored_sets(found)
     return found
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from mmadapt.callbacks import Phases, TrainProgress
 from mmadapt.cost import peak_memory_mib
 from mmadapt.data.resident import ResidentData
+from mmadapt.errors import UserError
 from mmadapt.identity import fingerprint
 from mmadapt.methods.base import Method
 from mmadapt.methods.parts.keep_best import KeepBest
@@ -34,6 +36,8 @@ def run(
 ) -> Result:
     """Run one experiment and return its result; the adapter's weights are written to ``run_dir``.
 
+    A debug run (`mmadapt.trainer_options.is_debug`) writes nothing.
+
     Args:
         config: Resolved configuration, as `mmadapt.config.resolve` returns it.
         key: Identity of the run.
@@ -45,13 +49,16 @@ def run(
         UserError: If the configuration or the data cannot be used as they are.
     """
     trainer = build_trainer(config, run_dir, loggers)
-    with all_processes(trainer):
-        parts = build(config, key, trainer, coop_run)
-        fit(parts)
-        selection = select(parts)
-        if trainer.is_global_zero:
-            save_weights(parts.method, run_dir)
-        result = score(parts, selection)
+    try:
+        with all_processes(trainer):
+            parts = build(config, key, trainer, coop_run)
+            fit(parts)
+            selection = select(parts)
+            if parts.writes:
+                save_weights(parts.method, run_dir)
+            result = score(parts, selection)
+    except MisconfigurationException as error:
+        raise UserError(f"Lightning refuses this run: {error}") from error
     return replace(result, fingerprint=fingerprint(config), config=dict(config))
 
 
@@ -60,7 +67,7 @@ def fit(parts: Parts) -> None:
     method, trainer, clock = parts.method, parts.trainer, parts.clock
     if not method.uses_shots:
         return
-    if trainer.max_epochs:
+    if parts.trains:
         callbacks = [Phases(clock), *parts.callbacks, TrainProgress()]
         textbook = bool(parts.callbacks or epoch_fit.needs_textbook(trainer))
         if parts.resume and not textbook:
@@ -114,7 +121,7 @@ def score(parts: Parts, selection: Mapping[str, Any]) -> Result:
         judge, labels = classified(method, classifier, source, data, parts.encoder)
         board.add(name, judge, resident, classifier, labels)
         skipped |= {name if kind == "test" else kind: count for kind, count in resident.skipped.items()}
-    if trainer.is_global_zero:
+    if parts.writes:
         board.write(Path(trainer.default_root_dir))
     parts.clock.lap("eval_seconds")
     resumed = parts.resume.times if parts.resume else 0

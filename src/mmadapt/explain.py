@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.errors import UserError, did_you_mean
 from mmadapt.hydra_line import BASE
 from mmadapt.places import CONF_DIR
+from mmadapt.trainer_options import OPTIONS
 
 _EXTRAS = {
     "hydra/launcher/joblib": "joblib",
@@ -99,6 +100,10 @@ def _unknown_key(arguments: Sequence[str]) -> str:
             return f"{key} cannot be set: {parent} holds no keys."
         if leaf not in node:
             names = [str(name) for name in node]
+            if parent == "trainer":
+                if leaf in OPTIONS:
+                    return f"{key} is not among the defaults of the trainer: add it as +{key}=…"
+                names = list(OPTIONS)
             owner = _owner(node, parent)
             accepted = ", ".join(name for name in names if not name.startswith("_"))
             return f"{key} is not a parameter of {owner}{did_you_mean(leaf, names)}. Accepted: {accepted}."

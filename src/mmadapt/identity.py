@@ -27,7 +27,14 @@ _TRAINER = re.compile(r"trainer\.(accelerator|devices|strategy|num_nodes|enable_
 _DATA_NODE = re.compile(r"(data|protocol\.sets\.\w+)\.(\w+)")
 _PLACE = {"root", "dir", "folders", "images", "imagenet_dir", "imagenet_folders", "cache", "source", "counts",
           "split_sha256"}  # fmt: skip
-_LATER = {"trainer.precision": "32-true"}
+_LATER = {
+    "trainer.precision": "32-true",
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.gradient_clip_val": None,
+    "trainer.gradient_clip_algorithm": "norm",
+    "trainer.deterministic": False,
+    "trainer.benchmark": False,
+}
 """Keys that were added later, at the value that says what was done before: a result without them stays the same."""
 
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from mmadapt.config import resolve
 from mmadapt.errors import UserError
 from mmadapt.identity import differences
-from mmadapt.launch.devices import secondary_process
+from mmadapt.launch.devices import check_devices, secondary_process
 from mmadapt.launch.locks import LOCK_FILE, run_lock, try_lock
 from mmadapt.results import (
     CHECKPOINT_FILE,
@@ -34,6 +34,7 @@ from mmadapt.results import (
     RunKey,
     write_json,
 )
+from mmadapt.trainer_options import is_debug
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ class Outcome:
     """What became of one job.
 
     ``busy`` means that another process is computing it, ``joined`` that this process helped the main one of a
-    run on several devices.
+    run on several devices, ``debug`` that its result is here and nowhere else.
     """
 
-    status: Literal["done", "skipped", "failed", "busy", "not started", "joined"]
+    status: Literal["done", "skipped", "failed", "busy", "not started", "joined", "debug"]
     run_dir: Path
     seconds: float
     result: Result | None = None
@@ -62,7 +63,7 @@ class Outcome:
 def execute(
     cfg: DictConfig, choices: Mapping[str, str], run_dir: Path, overrides: Sequence[str], *, wait: bool = True
 ) -> Outcome:
-    """Run a job unless its result is already there.
+    """Run a job unless its result is already there; a debug run is always run, and leaves the folder as it is.
 
     The folder is locked from the check to the result, so that two sweeps never compute one run twice.
 
@@ -85,8 +86,14 @@ def execute(
 
         run(config, job.key, run_dir, coop_run=coop_run_of(job))
         return Outcome("joined", run_dir, time.perf_counter() - start)
+    if is_debug(config["trainer"]):
+        check_devices(config["trainer"])
+        result = _run(job, coop_run=coop_run_of(job))
+        remove_empty(run_dir)
+        return Outcome("debug", run_dir, time.perf_counter() - start, result)
     finished = stored(run_dir, config)
     if finished is None:
+        check_devices(config["trainer"])
         with run_lock(run_dir, wait=wait):
             finished = stored(run_dir, config)
             if finished is None:
@@ -186,20 +193,24 @@ def remove_empty(folder: Path) -> None:
 
 def _compute(job: Job) -> Result:
     with noted(job, resumed=(job.run_dir / CHECKPOINT_FILE).exists()):
-        from mmadapt.experiment import run
         from mmadapt.loggers import open_loggers
 
         coop_run = coop_run_of(job)
         with open_loggers(job.config["logger"], job.key, job.config, job.run_dir) as loggers:
-            try:
-                result = run(job.config, job.key, job.run_dir, loggers.all, coop_run)
-            except SystemExit as leaving:
-                if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
-                    raise KeyboardInterrupt from leaving
-                raise
-            result = complete(job, result)
+            result = complete(job, _run(job, loggers.all, coop_run))
             loggers.finish(result)
     return result
+
+
+def _run(job: Job, loggers: Sequence[Any] = (), coop_run: Path | None = None) -> Result:
+    from mmadapt.experiment import run
+
+    try:
+        return run(job.config, job.key, job.run_dir, loggers, coop_run)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
+            raise KeyboardInterrupt from leaving
+        raise
 
 
 def coop_run_of(job: Job) -> Path | None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mmadapt.results import Score
 from mmadapt.runner import Outcome
+from mmadapt.trainer_options import debug_note
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
@@ -19,10 +20,13 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
     if len(outcomes) == 1:
         if outcomes[0].result is not None:
             console.print(_scores(outcomes[0]))
+            if counts["debug"]:
+                console.print(f"This was {debug_note(outcomes[0].result.config['trainer'])}.")
+                return
             note = " (finished before; nothing was computed)" if counts["skipped"] else ""
             console.print(f"Stored in {outcomes[0].run_dir}{note}")
         return
-    left = f", {counts['not started']} not started" if counts["not started"] else ""
+    left = "".join(f", {counts[status]} {status}" for status in ("debug", "not started") if counts[status])
     console.print(
         f"{len(outcomes)} jobs: {counts['done']} done, {counts['skipped']} already done, "
         f"{counts['failed']} failed{left}."

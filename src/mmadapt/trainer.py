@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 
 from mmadapt.config import instantiate
 from mmadapt.errors import UserError
-
-_LIVE_TRAINER = (
-    "callbacks",
-    "logger",
-    "default_root_dir",
-    "enable_checkpointing",
-    "enable_model_summary",
-    "use_distributed_sampler",
-)
+from mmadapt.trainer_options import check
 
 
 class ScaledGradients(MixedPrecision):
@@ -40,26 +33,22 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path, loggers: Sequence[Lo
     Raises:
         UserError: If a key of it is not the configuration's to set, or asks for what does not exist here.
     """
-    _quiet()
     node = {"log_every_n_steps": 1, **config["trainer"]}  # a step is an epoch
-    for key in _LIVE_TRAINER:
-        if key in node:
-            raise UserError(f"trainer.{key} is set by mmadapt itself; remove it.")
-    if node.get("max_steps", -1) != -1 or node.get("max_time") is not None:
-        raise UserError(
-            "trainer.max_steps and max_time do not apply: one Lightning step is one epoch here. Use method.epochs."
-        )
-    precision = str(node.get("precision", ""))
-    if precision in ("16-true", "bf16-true"):
-        name = precision.removesuffix("-true")
-        raise UserError(
-            f"trainer.precision={precision} would store what is learned in 16 bits, too few for small learning rates. "
-            f"Use clip.precision={'fp16' if name == '16' else name} or trainer.precision={name}-mixed."
-        )
-    trainer: Trainer = instantiate(
-        node, "trainer", logger=list(loggers), callbacks=[], default_root_dir=run_dir,
-        enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+    check(node)
+    _quiet()
+    if node.get("profiler"):  # what it prints is of the level INFO
+        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
+    try:
+        trainer: Trainer = instantiate(
+            node, "trainer", logger=list(loggers), callbacks=[], default_root_dir=run_dir,
+            enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
+        )  # fmt: skip
+    except UserError:
+        raise
+    except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+        raise UserError(f"Lightning refuses these values of trainer: {error}") from error
+    if str(node.get("precision")).startswith("16") and trainer.precision != "16-mixed":
+        raise UserError(f"trainer.precision={node['precision']} needs a GPU. Use bf16-mixed or 32-true here.")
     plain = not isinstance(trainer.precision_plugin, MixedPrecision)
     if plain and config["clip"].get("precision") == "fp16":
         trainer.strategy.precision_plugin = ScaledGradients("16-mixed", trainer.strategy.root_device.type)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,12 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
 class Child:
     """One run in a process of its own.
 
-    Its output is kept aside and shown only if it fails: then it lies in ``console.log`` of the run's folder.
+    Its output is kept aside and shown only if it fails: then it lies in ``console.log`` of the run's folder. That of
+    a debug run is printed at its end.
     """
 
-    def __init__(self, command: Sequence[str], run_dir: Path, lease: Lease) -> None:
-        self.run_dir, self.devices = run_dir, lease.names
+    def __init__(self, command: Sequence[str], run_dir: Path, lease: Lease, *, debug: bool = False) -> None:
+        self.run_dir, self.devices, self._debug = run_dir, lease.names, debug
         self._command, self._start, self._started = list(command), time.perf_counter(), time.time()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child
         handle, report = tempfile.mkstemp(prefix="mmadapt-", suffix=".json")
@@ -126,6 +128,12 @@ class Child:
         seconds, code = time.perf_counter() - self._start, self._process.returncode
         report = self._read_report()
         status = report.get("status")
+        if self._debug:
+            print(self._printed(), flush=True)
+        if code == 0 and status == "debug":
+            self._output.close()
+            result = Result.from_dict(report["result"], self.run_dir)
+            return Outcome("debug", self.run_dir, seconds, result)
         if code == 0 and status in ("done", "skipped"):
             self._output.close()
             return Outcome(status, self.run_dir, seconds, Result.read(self.run_dir))
@@ -133,7 +141,7 @@ class Child:
             self._output.close()
             return Outcome("busy", self.run_dir, seconds)
         error = report.get("error") or ("Interrupted." if self._interrupted else _ending(code))
-        if not report.get("explained"):
+        if not report.get("explained") and not self._debug:
             self._keep(error)
         self._output.close()
         files = (self.run_dir / name for name in (FAILURE_FILE, LOG_FILE, CONSOLE_FILE))
@@ -144,8 +152,7 @@ class Child:
     def _keep(self, error: str) -> None:
         """Write what the child printed, and a note of the failure if it had no time for one."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._output.seek(0)
-        printed = self._output.read().decode(errors="replace")
+        printed = self._printed()
         (self.run_dir / CONSOLE_FILE).write_text(printed, encoding="utf-8")
         note_file = self.run_dir / FAILURE_FILE
         if not note_file.exists() or note_file.stat().st_mtime < self._started:
@@ -158,6 +165,10 @@ class Child:
             }
             write_json(note_file, note)
 
+    def _printed(self) -> str:
+        self._output.seek(0)
+        return self._output.read().decode(errors="replace")
+
     def _read_report(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(self._report.read_text(encoding="utf-8"))
@@ -168,16 +179,18 @@ class Child:
         return content
 
 
-def report(status: str, *, error: str = "", explained: bool = False) -> None:
+def report(status: str, *, error: str = "", explained: bool = False, result: Result | None = None) -> None:
     """Tell the sweep that started this process, if one did, what became of the run.
 
     Args:
         status: As in `mmadapt.runner.Outcome`.
         error: Why it failed.
         explained: The error says all there is to say, so the output need not be kept.
+        result: That of a debug run, which lies in no file.
     """
     if _report_to:
-        content = {"status": status, "error": error, "explained": explained}
+        kept = None if result is None else asdict(result)
+        content = {"status": status, "error": error, "explained": explained, "result": kept}
         Path(_report_to).write_text(json.dumps(content), encoding="utf-8")
 
 

@@ -20,16 +20,71 @@ ALL = -1
 
 
 def wanted(trainer: Mapping[str, Any]) -> int | tuple[int, ...]:
-    """Return what ``trainer.devices`` asks for: a number, `ALL`, or certain indices."""
+    """Return what ``trainer.devices`` asks for: a number, `ALL`, or certain indices.
+
+    Raises:
+        UserError: If it makes no sense.
+    """
     value = trainer.get("devices", "auto")
+    if value == "auto":
+        return 1 if trainer.get("accelerator") == "cpu" else ALL
+    found = value
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",") if part.strip()]
-        if value == "auto" or not all(re.fullmatch(r"-?\d+", part) for part in parts):
-            return 1 if value == "auto" and trainer.get("accelerator") == "cpu" else ALL
-        value = int(parts[0]) if "," not in value else [int(part) for part in parts]
-    if isinstance(value, Sequence):
-        return tuple(int(index) for index in value)
-    return int(value)
+        if parts and all(re.fullmatch(r"-?\d+", part) for part in parts):
+            found = int(parts[0]) if "," not in value else [int(part) for part in parts]
+    if type(found) is int and (found >= 1 or found == ALL):
+        return found
+    indices = tuple(found) if isinstance(found, list) else ()
+    if (
+        indices
+        and all(type(index) is int and index >= 0 for index in indices)
+        and len({*indices}) == len(indices)
+    ):
+        return indices
+    raise UserError(
+        f"trainer.devices={value!r} must be a number of at least 1, auto or -1 for all, or a list such as [0,2]."
+    )
+
+
+def check_devices(trainer: Mapping[str, Any], gpus: Sequence[str] | None = None) -> None:
+    """Refuse more processes than this machine has cores, or GPUs that are not there, before a process is started.
+
+    Args:
+        trainer: That part of the configuration.
+        gpus: Names of the GPUs of ``launch.devices``; None for all that are visible.
+
+    Raises:
+        UserError: Saying how many there are.
+    """
+    accelerator = trainer.get("accelerator", "auto")
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", None):
+        return
+    asked = wanted(trainer)
+    names = visible_devices() if gpus is None else gpus
+    if accelerator != "cpu" and names:
+        _check_gpus(asked, names, "This machine has" if gpus is None else "launch.devices has")
+        return
+    if accelerator == "cpu" and (asked == ALL or isinstance(asked, tuple)):
+        raise UserError(
+            f"trainer.devices={trainer['devices']} names GPUs, but trainer.accelerator=cpu. Use a number of processes."
+        )
+    # All the cores of the machine: a scheduler gives each of several processes a part of them.
+    number, cores = asked if isinstance(asked, int) else len(asked), os.cpu_count() or 1
+    if number > cores:
+        none = "" if accelerator == "cpu" else "No GPU is visible. "
+        raise UserError(
+            f"trainer.devices={trainer['devices']} asks for {number} processes, and this machine has {cores} cores. "
+            f"{none}Use trainer.devices={cores} at most."
+        )
+
+
+def _check_gpus(asked: int | tuple[int, ...], names: Sequence[str], where: str) -> None:
+    there = f"{where} {len(names)}: {', '.join(names)}."
+    if isinstance(asked, tuple) and not all(index < len(names) for index in asked):
+        raise UserError(f"trainer.devices={list(asked)} names a device that is not there. {there}")
+    if isinstance(asked, int) and asked > len(names):
+        raise UserError(f"trainer.devices={asked} asks for more devices than there are. {there}")
 
 
 def several_processes(trainer: Mapping[str, Any]) -> bool:
@@ -123,16 +178,11 @@ class DevicePool:
         if not self.names or trainer.get("accelerator") not in ("auto", "gpu", "cuda", None):
             return Lease((), [], ())
         asked = wanted(trainer)
+        _check_gpus(asked, self.names, "launch.devices has")
         if isinstance(asked, tuple):
-            if not all(0 <= index < len(self.names) for index in asked):
-                raise UserError(
-                    f"trainer.devices={list(asked)} names a device that is not there. {self._there()}"
-                )
             candidates, number = tuple(self.names[index] for index in asked), len(asked)
         else:
             candidates, number = self.names, len(self.names) if asked == ALL else asked
-        if number > len(candidates):
-            raise UserError(f"trainer.devices={number} asks for more devices than there are. {self._there()}")
         locks: list[FileLock] = []
         taken: list[str] = []
         for name in candidates:
@@ -150,9 +200,6 @@ class DevicePool:
         """Return who holds which device."""
         found = {name: holder(_lock_file(name)) for name in self.names}
         return {name: who for name, who in found.items() if who is not None}
-
-    def _there(self) -> str:
-        return f"launch.devices has {len(self.names)}: {', '.join(self.names)}."
 
 
 def _lock_file(name: str) -> Path:

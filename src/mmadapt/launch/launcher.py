@@ -28,6 +28,7 @@ from mmadapt.launch.locks import BusyError
 from mmadapt.launch.options import LaunchOptions
 from mmadapt.launch.report import (
     SweepReport,
+    check_no_debug,
     check_objective,
     check_plannable,
     is_search,
@@ -65,6 +66,8 @@ class SweepLauncher(Launcher):
         if options.dry_run:
             print_plan(cells, Path(self._config.paths.results), options.jobs)
             return [_job_return(cell, Outcome("not started", cell.run_dir, 0.0)) for cell in cells]
+        for cell in cells:
+            check_no_debug(cell.config.get("trainer", {}), cell.place[2], self._config.hydra)
         returns: dict[int, JobReturn] = {}
 
         def ended(number: int, outcome: Outcome) -> None:
@@ -125,7 +128,8 @@ class SweepLauncher(Launcher):
 
     def _start(self, job: Job, lease: Lease) -> Child:
         run_dir = job.cell.run_dir
-        return Child(command(job.cell.overrides, self._config.hydra, run_dir), run_dir, lease)
+        line = command(job.cell.overrides, self._config.hydra, run_dir)
+        return Child(line, run_dir, lease, debug=bool(job.cell.debug))
 
 
 def plan_all(compose: Composer, job_overrides: Sequence[Sequence[str]], first: int) -> list[plan.Cell]:

@@ -17,11 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.config import resolve
 from mmadapt.errors import UserError
 from mmadapt.explain import explain_value
-from mmadapt.launch.devices import several_processes
+from mmadapt.launch.devices import check_devices, several_processes
 from mmadapt.launch.locks import LOCK_FILE, holder
 from mmadapt.launch.options import LaunchOptions
 from mmadapt.results import FAILURE_FILE, Result
 from mmadapt.runner import stored
+from mmadapt.trainer_options import debug_note
 
 State = Literal["done", "to do", "refused", "failed before", "running"]
 
@@ -50,6 +51,11 @@ class Cell:
     config: Mapping[str, Any]
     result: Result | None = None
 
+    @property
+    def debug(self) -> str:
+        """What is said of a debug run, which no stored result replaces; nothing of an ordinary one."""
+        return debug_note(self.config.get("trainer", {}))
+
 
 def look(config: DictConfig, overrides: Sequence[str]) -> Cell:
     """Find out what a job would do.
@@ -63,24 +69,40 @@ def look(config: DictConfig, overrides: Sequence[str]) -> Cell:
         except OmegaConfBaseException as error:
             raise UserError(f"{' '.join(overrides)}: {explain_value(error)}") from error
         task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        choices = config.hydra.runtime.choices
-        return look_at(task, choices["method"], run_dir, tuple(overrides))
+        choices, launcher = config.hydra.runtime.choices, str(config.hydra.launcher._target_)
+        here = launcher.startswith("mmadapt.")
+        return look_at(task, choices["method"], run_dir, tuple(overrides), here=here)
 
 
-def look_at(task: DictConfig, method: str, run_dir: Path, overrides: tuple[str, ...]) -> Cell:
-    """Find out what a job would do from its configuration without the ``hydra`` node."""
+def look_at(
+    task: DictConfig, method: str, run_dir: Path, overrides: tuple[str, ...], *, here: bool = True
+) -> Cell:
+    """Find out what a job would do from its configuration without the ``hydra`` node.
+
+    Args:
+        task: The configuration.
+        method: The chosen option of that group.
+        run_dir: Folder of the run.
+        overrides: What the sweeper chose for it.
+        here: It would run on this machine, so its devices have to be here.
+    """
     try:
         plain = resolve(task)
         options = LaunchOptions.read(plain.pop("launch", None))
         place = (plain["clip"]["name"], plain["data"]["name"], method, plain["shots"])
         own = options.isolate or several_processes(plain["trainer"])
-        result = stored(run_dir, plain)
+        debug = debug_note(plain["trainer"])
+        result = None if debug else stored(run_dir, plain)
+        if here and result is None:
+            check_devices(plain["trainer"], options.devices if isinstance(options.devices, tuple) else None)
         if result is not None:  # a thousand of them are kept until they are reported
             result = replace(result, config={}, provenance={})
     except (UserError, OmegaConfBaseException) as error:
         reason = explain_value(error)
         return Cell(overrides, run_dir, "refused", reason, False, ("", "", method, 0), {})
     state, reason = state_of(run_dir) if result is None else ("done", "")
+    if debug:
+        state, reason = "to do", debug
     return Cell(overrides, run_dir, state, reason, own, place, plain, result)
 
 

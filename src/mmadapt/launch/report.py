@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmadapt.errors import UserError
 from mmadapt.launch.dry_run import duration
 from mmadapt.progress import ProgressBar, live_display
 from mmadapt.runner import Outcome
+from mmadapt.trainer_options import debug_note
 
 outcomes: list[Outcome] = []
 """What became of the jobs of this command so far; the results of a sweep's jobs are dropped to save memory."""
@@ -54,6 +56,24 @@ def check_objective(value: float | None, method: str, hydra: Any) -> None:
         )
 
 
+def check_no_debug(trainer: Mapping[str, Any], method: str, hydra: Any) -> None:
+    """Refuse a debug run in the hands of a sweeper that optimises: it has no result to choose by.
+
+    Args:
+        trainer: That part of the configuration.
+        method: The method.
+        hydra: The ``hydra`` node of the configuration.
+
+    Raises:
+        NoObjectiveError: Saying what to leave out.
+    """
+    note = debug_note(trainer)
+    if note and is_search(hydra):
+        raise NoObjectiveError(
+            f"{method} is {note}: a search has nothing to choose by. Leave it out, or run a grid: no sweep=search."
+        )
+
+
 def check_plannable(hydra: Any) -> None:
     """Refuse a dry run of a foreign sweeper that optimises: it would take the plan for a failure.
 
@@ -84,6 +104,8 @@ def print_line(outcome: Outcome, counter: str, note: str = "", *, searching: boo
     if searching and (on_val := objective(outcome)) is not None:
         name, value = "val top-1", on_val
     took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
+    if outcome.status == "debug" and outcome.result:
+        took += f"; {debug_note(outcome.result.config['trainer'])}"
     print(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}", flush=True)
 
 

@@ -86,7 +86,7 @@ class Schedule:
                 self._open.remove(job)
                 self._finish(job, known)
                 return True
-            if holder(job.cell.run_dir / LOCK_FILE) is not None:
+            if not job.cell.debug and holder(job.cell.run_dir / LOCK_FILE) is not None:
                 self._put_off(job)
                 return True
             if not (self._options.jobs > 1 or job.cell.own_process):
@@ -144,6 +144,8 @@ class Schedule:
 
     def _known(self, job: Job) -> Outcome | None:
         """Return the outcome of a job that another process brought to an end meanwhile."""
+        if job.cell.debug:
+            return None
         run_dir = job.cell.run_dir
         try:
             result = stored(run_dir, job.cell.config)

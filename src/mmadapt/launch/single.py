@@ -36,7 +36,8 @@ def in_child(cfg: DictConfig, hydra: Any, run_dir: Path) -> Outcome | None:
     while True:
         lease = pool.take(cell.config["trainer"])
         if lease is not None:
-            outcome = Child(command(cell.overrides, hydra, run_dir), run_dir, lease).wait()
+            line = command(cell.overrides, hydra, run_dir)
+            outcome = Child(line, run_dir, lease, debug=bool(cell.debug)).wait()
             if outcome.status != "busy":
                 return outcome
         time.sleep(_POLL_SECONDS)

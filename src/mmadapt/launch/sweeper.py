@@ -23,6 +23,7 @@ from mmadapt.launch.launcher import SweepLauncher, plan_all, read_options
 from mmadapt.launch.report import outcomes
 from mmadapt.launch.search import SearchSweeper
 from mmadapt.runner import Outcome
+from mmadapt.trainer_options import is_debug
 
 SWEEP_FILE = "multirun.yaml"
 
@@ -92,7 +93,7 @@ class GridSweeper(Sweeper):
     def _save(self) -> None:
         """Note the sweep where Hydra notes it."""
         folder = Path(str(self._config.hydra.sweep.dir))
-        if folder.is_dir():
+        if folder.is_dir() and not is_debug(self._config.trainer):
             OmegaConf.save(self._config, folder / SWEEP_FILE)
 
 
@@ -109,4 +110,4 @@ def _outcome(job: JobReturn) -> Outcome:
     if job.status == JobStatus.FAILED:
         error: Any = job._return_value  # the property would print it
         return Outcome("failed", run_dir, 0.0, error=str(error))
-    return Outcome("done", run_dir, 0.0)
+    return Outcome("debug" if job.cfg is not None and is_debug(job.cfg.trainer) else "done", run_dir, 0.0)

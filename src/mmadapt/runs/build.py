@@ -26,6 +26,7 @@ from mmadapt.methods.base import Method
 from mmadapt.processes import barrier
 from mmadapt.protocols import Transfer, choose_classifier, scored_sets
 from mmadapt.results import Classifier, RunKey
+from mmadapt.trainer_options import is_debug
 
 Resident = ResidentData | ResidentImages
 
@@ -46,6 +47,8 @@ class Parts:
         callbacks: The user's own callbacks.
         confusion: Whether confusion matrices are stored.
         predictions: Whether the prediction of every image is stored.
+        trains: Whether there are epochs to train; a training-free method has none.
+        writes: Whether this process writes files: the main one does, of a run that is no debug run.
         started: Time of the start, seconds since 1970.
     """
 
@@ -60,6 +63,8 @@ class Parts:
     callbacks: Sequence[Callback] = ()
     confusion: bool = False
     predictions: bool = False
+    trains: bool = True
+    writes: bool = True
     started: float = field(default_factory=time.time)
 
     def resident_of(self, data: FewShotData) -> Resident:
@@ -112,7 +117,10 @@ def build(config: Mapping[str, Any], key: RunKey, trainer: Trainer, coop_run: Pa
         if each
     ]
     run_dir, every = Path(trainer.default_root_dir), config["checkpoint_seconds"]
-    resume = None if every is None else Resume(run_dir, fingerprint(config), source.drawn.sha256, every)
+    debug = bool(is_debug(config["trainer"]))
+    resume = (
+        None if every is None or debug else Resume(run_dir, fingerprint(config), source.drawn.sha256, every)
+    )
     return Parts(
         key=key,
         method=method,
@@ -124,7 +132,9 @@ def build(config: Mapping[str, Any], key: RunKey, trainer: Trainer, coop_run: Pa
         resume=resume,
         callbacks=callbacks,
         confusion=config["save_confusion"] or bool((config["logger"] or {}).get("confusion_matrix")),
-        predictions=config["save_predictions"],
+        predictions=config["save_predictions"] and not debug,
+        trains=config["trainer"].get("max_epochs") != 0,  # fast_dev_run gives every trainer an epoch
+        writes=trainer.is_global_zero and not debug,
         started=started,
     )
 

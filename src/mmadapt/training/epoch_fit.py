@@ -27,7 +27,7 @@ WeightedBatch = tuple[tuple[Tensor, Tensor], float]
 def needs_textbook(trainer: Trainer) -> list[str]:
     """Return the options of a trainer that act on every batch, so that it has to see them one by one."""
     options = []
-    if trainer.gradient_clip_val is not None:
+    if trainer.gradient_clip_val:
         options.append("gradient_clip_val")
     if trainer.accumulate_grad_batches != 1:
         options.append("accumulate_grad_batches")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 if "STUB_LOG" in os.environ:
 
-    def run(config, key, run_dir, loggers=()):
+    def run(config, key, run_dir, loggers=(), coop_run=None):
         from mmadapt.identity import fingerprint
         from mmadapt.results import Result, Score
 
