@@ -33,7 +33,10 @@ dev: $(VENV)/.dev  ## the same with the development tools
 run: $(VENV)/.run  ## run the embedded default experiment: make run ARGS="method=tip_adapter_f shots=4"
 	@$(BIN)/python -m mmadapt $(ARGS)
 
-test: $(VENV)/.dev  ## run every test
+test: $(VENV)/.dev  ## run the quick tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.dev  ## run every test
 	$(BIN)/python -m pytest $(ARGS)
 
 smoke: $(VENV)/.run  ## one quick run of each method on rendered images
@@ -61,4 +64,4 @@ wheel: $(VENV)/.dev  ## build the wheel, conf/ included
 clean:  ## remove what make made, results excepted
 	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install dev run test smoke table lint format bench wheel clean
+.PHONY: help install dev run test test-all smoke table lint format bench wheel clean

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Figure, Outcome, compare, finish, options, peak_mib, peak_of
-from mmadapt.data.resident import EVAL_BATCH
 from mmadapt.metrics import Scorer
+from mmadapt.training.feature_data import EVAL_BATCH
 
 DIM, BINS, LIMIT = 512, 15, 1e-6
 MATMUL_GOAL, PLAIN_GOAL, LIST_GOAL = 1 / 1.5, 1.0, 20.0

@@ -13,10 +13,11 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from mmadapt.config import CONF_DIR, register_resolvers
-from mmadapt.hydra_line import BASE
+from mmadapt.config.hydra_versions import BASE
+from mmadapt.config.paths import CONF_DIR
+from mmadapt.config.schema import register_resolvers
 from mmadapt.results import Result
-from mmadapt.runner import execute
+from mmadapt.runs.job import execute
 
 register_resolvers()
 

@@ -29,11 +29,11 @@ from torch.utils.data import DataLoader
 
 from benchmarks.common import Outcome, relative, store
 from mmadapt.clip import ClipBackbone
+from mmadapt.clip.onednn import packable, packed_copy
 from mmadapt.data.images import FileHashes, ImageFiles, ImageSet
-from mmadapt.encode import batch_size
-from mmadapt.features import FeatureEncoder
-from mmadapt.packed import packable, packed_copy
-from mmadapt.store import FeatureStore
+from mmadapt.features.encoder import FeatureEncoder
+from mmadapt.features.pipeline import batch_size
+from mmadapt.features.store import FeatureStore
 
 ARCH, BATCH, WIDTH, HEIGHT, LIMIT = "ViT-B-32", 64, 500, 375, 1e-5
 Side = Callable[[], Tensor]

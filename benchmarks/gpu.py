@@ -30,7 +30,7 @@ from benchmarks import mm_adapter, prompt_step, tip_adapter_f
 from benchmarks.common import Outcome, relative, store
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.encode import batch_size
+from mmadapt.features.pipeline import batch_size
 from mmadapt.methods.mm_adapter import MMAdapter
 
 LIMIT, EXACT = 2.0, 1e-3

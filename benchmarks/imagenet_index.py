@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmadapt.data.imagenet_classes import wnids
-from mmadapt.data.index import index_folder
+from mmadapt.data.published.folder_index import index_folder
+from mmadapt.data.published.imagenet_classes import wnids
 
 
 def make_tree(root: Path, files: int) -> None:
@@ -56,7 +56,7 @@ def main() -> None:
         timed("index, first time", index_folder, train, cache)
         timed("index, remembered", index_folder, train, cache)
 
-        from mmadapt.data.imagenet import ImageNetData, class_names
+        from mmadapt.data.published.imagenet import ImageNetData, class_names
 
         class_names()  # imports open_clip, as building the backbone does
         data = ImageNetData(

@@ -105,7 +105,7 @@ class Sweep:
 
     def seen(self) -> str:
         """Return what a kill left on disk."""
-        from mmadapt.checkpoint import load
+        from mmadapt.training.checkpoint import load
 
         found = [f"{len(list(self.results.rglob('result.json')))} results"]
         for lock in sorted(self.results.rglob(".lock")):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import Outcome, compare, finish, options
 from mmadapt.methods.linear_probe import choose_exponent
-from mmadapt.methods.logistic import LogisticRegression
+from mmadapt.methods.parts.logistic import LogisticRegression
 
 LIMIT, GOAL = 1e-4, 3.0
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from benchmarks.common import Outcome, cpu_of_all, finish, options
-from mmadapt.data.resident import EpochLoader
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
+from mmadapt.training.feature_data import EpochLoader
 
 IMAGES, DIM, WORKERS, GOAL = 80, 512, 8, 500.0
 Batch = tuple[Tensor, Tensor]

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from benchmarks.common import Outcome, compare, peak_mib, peak_of, relative, store
 from mmadapt.clip import ClipBackbone
-from mmadapt.prompts import PromptSet, TextLayout, context_layout, plain_layout
-from mmadapt.towers import PromptedTowers
+from mmadapt.clip.prompted_towers import PromptedTowers
+from mmadapt.clip.prompts import PromptSet, TextLayout, context_layout, plain_layout
 
 GOALS = {32: 6.0, 100: 10.0, 400: 12.0}
 MEMORY_GOALS = {100: 6.0, 1000: 10.0}

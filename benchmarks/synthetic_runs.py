@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmadapt.data.base import ClassSet
-from mmadapt.data.resident import ResidentData
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.clip_adapter import ClipAdapter
+from mmadapt.methods.parts.schedules import DasslCosine
 from mmadapt.methods.tip_adapter import TipAdapterF
-from mmadapt.optim import DasslCosine
 from mmadapt.training import epoch_fit
+from mmadapt.training.feature_data import ResidentData
 
 VIEWS, VAL, BATCH = 10, 200, 32
 OPTIMIZERS: dict[str, Callable[..., Any]] = {

@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from benchmarks.common import Outcome, compare, cpu_seconds, finish, options
 from benchmarks.synthetic_runs import Run, Towerless, by_lightning, in_memory
 from mmadapt.data.base import ClassSet
-from mmadapt.data.resident import EpochLoader
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.tip_adapter import TipAdapterF
+from mmadapt.training.feature_data import EpochLoader
 
 LIMIT, GOAL, ENCODER_GOAL = 1e-4, 2.0, 1000.0
 ALPHA, BETA, RATE, EPS, BATCH = 1.17, 1.0, 1e-3, 1e-4, 256

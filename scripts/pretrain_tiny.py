@@ -49,18 +49,11 @@ from tiny_student import Student, Vocabulary, normalise, with_stock_normalisatio
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmadapt.data.shapes_geometry import SHAPES, SURFACES
-from mmadapt.data.shapes_render import render
-from mmadapt.data.shapes_scene import STYLES
-from mmadapt.data.shapes_words import (
-    COLOUR_NAMES,
-    COMBINATIONS,
-    caption,
-    class_phrase,
-    held_out,
-    lengthen,
-)
-from mmadapt.tiny import WEIGHTS, save_tiny_state
+from mmadapt.clip.tiny import WEIGHTS, save_tiny_state
+from mmadapt.data.shapes.geometry import SHAPES, SURFACES
+from mmadapt.data.shapes.render import render
+from mmadapt.data.shapes.scene import STYLES
+from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, caption, class_phrase, held_out, lengthen
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from mmadapt.data.shapes_geometry import SHAPES, SURFACES
-from mmadapt.data.shapes_render import render
-from mmadapt.data.shapes_scene import Scene
-from mmadapt.data.shapes_words import COLOUR_NAMES, COMBINATIONS, SEEN_STYLES, held_out
-from mmadapt.tiny import tiny_config
+from mmadapt.clip.tiny import tiny_config
+from mmadapt.data.shapes.geometry import SHAPES, SURFACES
+from mmadapt.data.shapes.render import render
+from mmadapt.data.shapes.scene import Scene
+from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, SEEN_STYLES, held_out
 
 FULL = Scene()
 EASY = Scene(

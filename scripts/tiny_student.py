@@ -13,8 +13,8 @@ from open_clip.model import CLIP
 from tiny_images import SPLITS, Chunk
 from torch import Tensor, nn
 
-from mmadapt.data.shapes_words import caption_words
-from mmadapt.tiny import tiny_config
+from mmadapt.clip.tiny import tiny_config
+from mmadapt.data.shapes.words import caption_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,24 +21,23 @@ from PIL import Image
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.collect.__main__ import main
+from tests.support import FILES
 
 # Tests press Ctrl-C; a shell that starts pytest in the background has it ignored, which children inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="session")
 def small_clip() -> ClipBackbone:
     """A two-layer CLIP of 32-pixel images; half a second to build. Do not change its weights."""
-    open_clip.add_model_config(DATA / "small-clip.json")
+    open_clip.add_model_config(FILES / "small-clip.json")
     return ClipBackbone("small-clip", None, seed=1)
 
 
 @pytest.fixture(scope="session")
 def counting_clip() -> ClipBackbone:
     """The widths of ViT-B/16 and nothing else of it: parameters of prompts depend on widths alone."""
-    open_clip.add_model_config(DATA / "counting-clip.json")
+    open_clip.add_model_config(FILES / "counting-clip.json")
     return ClipBackbone("counting-clip", None)
 
 

@@ -1,4 +1,4 @@
-"""The command ``python -m mmadapt``: Hydra composes, `mmadapt.runner` runs, a table is printed."""
+"""The command ``python -m mmadapt``: Hydra composes, `mmadapt.runs.job` runs, a table is printed."""
 
 from __future__ import annotations
 
@@ -15,26 +15,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapt.config import CONF_DIR, register_resolvers
+from mmadapt.config.hydra_versions import BASE, share_store
+from mmadapt.config.messages import check_choices, explain
+from mmadapt.config.paths import CONF_DIR
+from mmadapt.config.schema import register_resolvers
 from mmadapt.errors import UserError
-from mmadapt.explain import check_choices, explain
-from mmadapt.hydra_line import BASE, share_store
-from mmadapt.launch import child
-from mmadapt.launch.launcher import read_options
-from mmadapt.launch.locks import BusyError
-from mmadapt.launch.report import (
-    NoObjectiveError,
-    check_no_debug,
-    check_objective,
-    check_plannable,
-    is_search,
-    objective,
-    outcomes,
-    print_line,
-)
-from mmadapt.launch.single import dry_run, in_child
-from mmadapt.launch.sweeper import register_plugins
-from mmadapt.runner import Outcome, execute, remove_empty
+from mmadapt.runs.job import Outcome, execute, remove_empty
+from mmadapt.runs.locks import BusyError
+from mmadapt.sweeps import child
+from mmadapt.sweeps.options import read_options
+from mmadapt.sweeps.other_launchers import dry_run, in_child
+from mmadapt.sweeps.report import check_no_debug, outcomes, print_line
+from mmadapt.sweeps.search import NoObjectiveError, check_objective, check_plannable, is_search, objective
+from mmadapt.sweeps.sweeper import register_plugins
 
 register_resolvers()
 register_plugins()
@@ -128,6 +121,6 @@ def main() -> None:
 
 def _finish() -> None:
     if outcomes:
-        from mmadapt.summary import print_summary
+        from mmadapt.runs.summary import print_summary
 
         print_summary(outcomes)

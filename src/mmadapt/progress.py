@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -19,8 +20,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-
-from mmadapt.ranks import is_main_process
 
 T = TypeVar("T")
 
@@ -111,3 +110,11 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
             bar.advance()
     finally:
         bar.close()
+
+
+_RANKS = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "SLURM_PROCID")
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes files and talks to the user."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)

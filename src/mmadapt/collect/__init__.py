@@ -8,16 +8,15 @@ From a notebook::
     to_frame(tables)
 """
 
-from mmadapt.collect.against import against
-from mmadapt.collect.check import check
-from mmadapt.collect.compare import compare
-from mmadapt.collect.grid import Grid
-from mmadapt.collect.load import Filter, load_results
-from mmadapt.collect.output import records, to_csv, to_frame, to_json
-from mmadapt.collect.published import published
-from mmadapt.collect.render import to_latex, to_markdown
-from mmadapt.collect.summary import summarise
-from mmadapt.collect.table import AVERAGE, METRICS, Cell, Metric, Table
+from mmadapt.collect.results.check import check
+from mmadapt.collect.results.load import Filter, load_results
+from mmadapt.collect.tables.against import against
+from mmadapt.collect.tables.arrange import summarise
+from mmadapt.collect.tables.compare import compare
+from mmadapt.collect.tables.output import records, to_csv, to_frame, to_json
+from mmadapt.collect.tables.published import published
+from mmadapt.collect.tables.render import to_latex, to_markdown
+from mmadapt.collect.tables.table import AVERAGE, METRICS, Cell, Grid, Metric, Table
 
 __all__ = [
     "AVERAGE",

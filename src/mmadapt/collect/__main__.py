@@ -6,14 +6,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mmadapt.collect import output
-from mmadapt.collect.against import against
-from mmadapt.collect.check import check
-from mmadapt.collect.compare import compare
-from mmadapt.collect.load import Filter, Run, label_by_tag, nothing_found, require_known, scan
 from mmadapt.collect.options import FORMATS, SUFFIXES, read_options
-from mmadapt.collect.published import list_published, published
-from mmadapt.collect.summary import summarise
+from mmadapt.collect.results.check import check
+from mmadapt.collect.results.load import Filter, Run, label_by_tag, nothing_found, require_known, scan
+from mmadapt.collect.tables import output
+from mmadapt.collect.tables.against import against
+from mmadapt.collect.tables.arrange import summarise
+from mmadapt.collect.tables.compare import compare
+from mmadapt.collect.tables.published import list_published, published
 from mmadapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mmadapt.collect.grid import Grid
-    from mmadapt.collect.table import Table
+    from mmadapt.collect.tables.table import Grid, Table
 
 _FIELDS = {
     "protocol": "protocol",
@@ -62,7 +61,7 @@ def _collect(options: argparse.Namespace) -> int:
     if options.by_tag:
         selected = _label(selected, options)
     if options.html:
-        from mmadapt.report import write_report
+        from mmadapt.collect.page.page import write_report
 
         shown = [run for run in selected if not options.methods or run.key.method in options.methods]
         failures = [one for one in failures if one.key is None or _filter(options).admits(one.key)]
@@ -70,7 +69,7 @@ def _collect(options: argparse.Namespace) -> int:
         print(f"wrote {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
         return 0
     if options.plot:
-        from mmadapt.collect.plot import write_all
+        from mmadapt.collect.figures.every import write_all
 
         paths = write_all(selected, options.plot, options.figure_format, **_arguments(options))
         print(f"{len(paths)} figures in {options.plot}", file=sys.stderr)

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmadapt.collect import output, render
-from mmadapt.collect.recipe import Recipe, read_recipe
-from mmadapt.collect.summary import VIEWS
-from mmadapt.collect.table import METRICS
+from mmadapt.collect.results.recipe import Recipe, read_recipe
+from mmadapt.collect.tables import output, render
+from mmadapt.collect.tables.arrange import VIEWS
+from mmadapt.collect.tables.table import METRICS
 from mmadapt.errors import UserError
 
 if TYPE_CHECKING:

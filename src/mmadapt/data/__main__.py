@@ -43,16 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.catalogue import catalogue
-    from mmadapt.data.listing_table import listing_table
+    from mmadapt.data.tools.catalogue import catalogue, listing_table
 
     print(listing_table(catalogue(arguments.root).values()))
     return 0
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.catalogue import catalogue, select
-    from mmadapt.data.prepare import prepare
+    from mmadapt.data.tools.catalogue import catalogue, select
+    from mmadapt.data.tools.fetch import prepare
 
     entries = catalogue(arguments.root)
     chosen = [select(entries, name) for name in arguments.names]
@@ -69,8 +68,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.catalogue import catalogue, data_root, select
-    from mmadapt.data.check import check
+    from mmadapt.data.tools.catalogue import catalogue, data_root, select
+    from mmadapt.data.tools.check import check
 
     entries = catalogue(arguments.root)
     names = [name for name in arguments.names if "=" not in name]
@@ -87,8 +86,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.catalogue import catalogue, select
-    from mmadapt.data.check import build
+    from mmadapt.data.tools.catalogue import catalogue, select
+    from mmadapt.data.tools.check import build
 
     name = select(catalogue(arguments.root), arguments.name).name
     overrides = [f"shots={arguments.shots}", f"seed={arguments.seed}", *arguments.overrides]

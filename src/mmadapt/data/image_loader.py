@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mmadapt.data.images import BadImageError, ImageSet
-from mmadapt.parallel import cores, ordered_map
+from mmadapt.data.threads import cores, ordered_map
 
 Item = tuple[Tensor, Tensor]
 Transform = Callable[[Image.Image], Tensor]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmadapt.data.draws import Sampling, draw_positions
 from mmadapt.data.images import ImageSet
-from mmadapt.data.sampling import Sampling, draw_positions
 from mmadapt.errors import one_of
 
 Subset = Literal["all", "base", "new"]
@@ -52,7 +52,7 @@ class Draw:
 
 
 def draw(splits: Splits, shots: int, val_shots: int | None, seed: int, sampling: Sampling = "coop") -> Draw:
-    """Draw the shots of every class as the published codes do; see `mmadapt.data.sampling`.
+    """Draw the shots of every class as the published codes do; see `mmadapt.data.draws`.
 
     The generator is private, so nothing that ran before can move the draw.
     """

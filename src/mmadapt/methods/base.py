@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.parts.frozen_clip import BesideFrozenClip, class_text_features, shots_of
-from mmadapt.methods.recipe import Recipe, TrainedByRecipe
+from mmadapt.methods.parts.recipe import Recipe, TrainedByRecipe
+from mmadapt.methods.transfer import Transfer
 from mmadapt.metrics import Scorer
-from mmadapt.protocols import Transfer
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W) or raw image features (B, D), and their labels (B,)."""
@@ -36,7 +36,7 @@ class Method(BesideFrozenClip, TrainedByRecipe):
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
         transfer: What the trained method can tell of classes it was not trained on; see
-            `mmadapt.protocols.Transfer`.
+            `mmadapt.methods.transfer.Transfer`.
         image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
             and there are no features for `adapt` and `search`.
     """

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Batch, Method
 from mmadapt.methods.parts.frozen_clip import scale_of
-from mmadapt.methods.recipe import Recipe
+from mmadapt.methods.parts.recipe import Recipe
 
 Branch = Literal["visual", "text", "both"]
 

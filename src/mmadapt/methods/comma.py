@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
+from mmadapt.clip.prompted_towers import TextPath
+from mmadapt.clip.prompts import PromptSet, plain_layout
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
 from mmadapt.methods.base import Batch
-from mmadapt.methods.comma_generators import AttentionGenerator, PairGenerator
-from mmadapt.methods.prompt_learning import PROMPT_STD, DeepPromptMethod, PromptRecipe
-from mmadapt.prompts import PromptSet, plain_layout
-from mmadapt.towers import TextPath
+from mmadapt.methods.parts.comma_generators import AttentionGenerator, PairGenerator
+from mmadapt.methods.prompt_base import PROMPT_STD, DeepPromptMethod, PromptRecipe
 
 log = logging.getLogger(__name__)
 

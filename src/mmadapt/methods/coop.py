@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mmadapt.clip import ClipBackbone
+from mmadapt.clip.prompts import Position, PromptSet
 from mmadapt.data.base import ClassSet
-from mmadapt.methods.prompt_learning import PROMPT_STD, PromptMethod, PromptRecipe, context_size
-from mmadapt.prompts import Position, PromptSet
+from mmadapt.methods.prompt_base import PROMPT_STD, PromptMethod, PromptRecipe, context_size
 
 
 class CoOp(PromptMethod):

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Method
-from mmadapt.methods.logistic import LogisticRegression
-from mmadapt.methods.recipe import Recipe
-from mmadapt.protocols import Transfer
+from mmadapt.methods.parts.logistic import LogisticRegression
+from mmadapt.methods.parts.recipe import Recipe
+from mmadapt.methods.transfer import Transfer
 
 
 class LinearProbe(Method):

@@ -8,9 +8,9 @@ from typing import Unpack
 from torch import Tensor, nn
 
 from mmadapt.clip import ClipBackbone
+from mmadapt.clip.prompts import PromptSet
 from mmadapt.data.base import ClassSet
-from mmadapt.methods.prompt_learning import DeepPromptMethod, PromptRecipe
-from mmadapt.prompts import PromptSet
+from mmadapt.methods.prompt_base import DeepPromptMethod, PromptRecipe
 
 
 class MaPLe(DeepPromptMethod):

@@ -14,7 +14,8 @@ from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
 from mmadapt.methods.base import Method
-from mmadapt.methods.mm_attention import (
+from mmadapt.methods.parts.frozen_clip import scale_of
+from mmadapt.methods.parts.mm_attention import (
     Heads,
     blend,
     blended_cosines,
@@ -24,9 +25,8 @@ from mmadapt.methods.mm_attention import (
     text_attention,
     text_update,
 )
-from mmadapt.methods.mm_expansion import expanded_cosines
-from mmadapt.methods.parts.frozen_clip import scale_of
-from mmadapt.methods.recipe import Recipe
+from mmadapt.methods.parts.mm_expansion import expanded_cosines
+from mmadapt.methods.parts.recipe import Recipe
 
 Mask = Literal["hard", "soft", "none"]
 Bottleneck = Literal["linear", "lowrank", "mlp"]
@@ -48,7 +48,7 @@ class MMAdapter(Method):
     that of May 2024. Under the hard mask a class text sees the image alone, so that all classes get the same
     correction.
 
-    Computed exactly, but never as (C + 1)² attention for each image, see `mmadapt.methods.mm_attention`; the
+    Computed exactly, but never as (C + 1)² attention for each image, see `mmadapt.methods.parts.mm_attention`; the
     plain form is `plain_logits`. ``block=transformer`` has to form B · C tokens of width r, and takes the
     plain path while it trains with dropout under another mask than hard.
 

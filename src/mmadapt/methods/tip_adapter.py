@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Method
-from mmadapt.methods.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
+from mmadapt.methods.parts.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
 from mmadapt.methods.parts.frozen_clip import scale_of
-from mmadapt.methods.recipe import Recipe
-from mmadapt.protocols import Transfer
+from mmadapt.methods.parts.recipe import Recipe
+from mmadapt.methods.transfer import Transfer
 
 SearchAlpha = Literal["grid", "exact"]
 

@@ -12,15 +12,15 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
+from mmadapt.distributed import global_mean
 from mmadapt.errors import UserError, one_of
-from mmadapt.features import FeatureSet
+from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Batch
-from mmadapt.methods.cache_search import class_affinities, correct_for_votes
-from mmadapt.methods.coop_source import coop_text_features
-from mmadapt.methods.recipe import Recipe
+from mmadapt.methods.parts.cache_search import class_affinities, correct_for_votes
+from mmadapt.methods.parts.coop_texts import coop_text_features
+from mmadapt.methods.parts.recipe import Recipe
+from mmadapt.methods.parts.xm_evidence import Evidence, projection_map, unit_mean
 from mmadapt.methods.tip_adapter import TipAdapter, search_grid
-from mmadapt.methods.xm_evidence import Evidence, projection_map, unit_mean
-from mmadapt.processes import global_mean
 
 Fusion = Literal["learned", "confidence", "fixed", "image", "text"]
 HardWeight = Literal["class", "all", "focal", "none"]

@@ -11,7 +11,7 @@ from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.methods.base import Method
 from mmadapt.methods.parts.frozen_clip import scale_of
-from mmadapt.methods.recipe import Recipe
+from mmadapt.methods.parts.recipe import Recipe
 
 
 class ZeroShot(Method):

@@ -13,20 +13,21 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer, seed_everything
 
-from mmadapt.checkpoint import Resume
 from mmadapt.clip import ClipBackbone
-from mmadapt.config import instantiate, locate
-from mmadapt.cost import Clock, reset_peak_memory
+from mmadapt.config.build import instantiate, locate
+from mmadapt.config.identity import fingerprint
+from mmadapt.config.targets import scored_sets
+from mmadapt.config.trainer_options import is_debug
 from mmadapt.data.base import FewShotData
-from mmadapt.data.resident import ResidentData
-from mmadapt.data.resident_images import ResidentImages
-from mmadapt.features import FeatureEncoder, open_store
-from mmadapt.identity import fingerprint
+from mmadapt.distributed import barrier
+from mmadapt.features.encoder import FeatureEncoder, open_store
 from mmadapt.methods.base import Method
-from mmadapt.processes import barrier
-from mmadapt.protocols import Transfer, choose_classifier, scored_sets
+from mmadapt.methods.transfer import Transfer, choose_classifier
 from mmadapt.results import Classifier, RunKey
-from mmadapt.trainer_options import is_debug
+from mmadapt.training.checkpoint import Resume
+from mmadapt.training.cost import Clock, reset_peak_memory
+from mmadapt.training.feature_data import ResidentData
+from mmadapt.training.image_data import ResidentImages
 
 Resident = ResidentData | ResidentImages
 
@@ -80,7 +81,7 @@ def build(config: Mapping[str, Any], key: RunKey, trainer: Trainer, coop_run: Pa
     """Build the objects of a run under its own seed.
 
     Args:
-        config: Resolved configuration, as `mmadapt.config.resolve` returns it.
+        config: Resolved configuration, as `mmadapt.config.schema.resolve` returns it.
         key: Identity of the run.
         trainer: The trainer of the run's folder, from `build_trainer`.
         coop_run: Folder of the CoOp run that the method builds on, if it does.

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
-from mmadapt.features import FeatureSet, average_prompts
+from mmadapt.features.encoder import FeatureSet, average_prompts
 
 
 class BesideFrozenClip(LightningModule):

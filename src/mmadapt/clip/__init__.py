@@ -1,0 +1,3 @@
+"""The frozen CLIP: backbone, preprocessing, towers that take learned prompts."""
+
+from mmadapt.clip.backbone import ClipBackbone as ClipBackbone

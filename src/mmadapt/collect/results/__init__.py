@@ -1,0 +1,1 @@
+"""Result files read, and which of them belong together."""

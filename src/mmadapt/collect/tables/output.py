@@ -1,0 +1,119 @@
+"""Write tables for programs (one record per cell: CSV, JSON, data frame), and write files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmadapt.collect.tables.table import Grid
+from mmadapt.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pandas
+
+    from mmadapt.collect.tables.table import Table
+
+FIELDS = (
+    "protocol", "protocol_version", "clip", "set", "data", "method", "shots", "metric", "unit",
+    "mean", "std", "n", "min", "max", "seeds", "values", "dirty", "mixed", "classifiers",
+)  # fmt: skip
+
+
+def records(tables: Iterable[Table | Grid]) -> list[dict[str, Any]]:
+    """Return one record with `FIELDS` per cell and average that has a value; missing cells have none.
+
+    A `Grid`, such as a comparison, has records with fields of its own. What stands in several tables, such as a
+    method without shots, is recorded once.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for table in tables:
+        for row in table.records if isinstance(table, Grid) else _of_table(table):
+            rows.setdefault(repr(row), row)
+    return list(rows.values())
+
+
+def _of_table(table: Table) -> Iterator[dict[str, Any]]:
+    for method in table.methods:
+        for column in table.columns:
+            if cell := table.cells.get((method, column)):
+                metric = table.metric_of(column)
+                values = [round(value, 10) for value in cell.values.values()]
+                std = None if cell.std is None else round(cell.std, 10)
+                finite = all(map(math.isfinite, values))
+                content = (
+                    table.protocol, table.version, table.clip, cell.scored or table.scored, cell.data, method,
+                    cell.shots, metric.name, metric.unit, round(cell.mean, 10), std, cell.n,
+                    min(values) if finite else math.nan, max(values) if finite else math.nan,
+                    list(cell.values), values, cell.dirty, cell.mixed, " ".join(sorted(cell.classifiers)),
+                )  # fmt: skip
+                yield dict(zip(FIELDS, content, strict=True))
+
+
+def to_json(tables: Iterable[Table | Grid]) -> str:
+    """Return the records as JSON; what is no finite number is null, as is the std of a single seed."""
+    return json.dumps([_without_nan(row) for row in records(tables)], indent=1, ensure_ascii=False) + "\n"
+
+
+def to_csv(tables: Iterable[Table | Grid]) -> str:
+    """Return the records as CSV; seeds and values are separated by spaces."""
+    rows = records(tables)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=_fields(rows), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
+    return stream.getvalue()
+
+
+def _fields(rows: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row)) or list(FIELDS)
+
+
+def to_frame(tables: Iterable[Table | Grid]) -> pandas.DataFrame:
+    """Return the records as a data frame."""
+    import pandas
+
+    rows = records(tables)
+    return pandas.DataFrame(rows, columns=_fields(rows))
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees either the old file or the whole new one.
+
+    Raises:
+        UserError: If the path is a folder or device, or cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise UserError(f"{path} is {kind}. Give the name of a file, for example {path / 'table.md'}.")
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}. Choose another place.") from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,119 @@
+"""Turns what Hydra refuses into a message that says what to type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmadapt.config.hydra_versions import BASE
+from mmadapt.config.paths import CONF_DIR
+from mmadapt.config.trainer_options import OPTIONS
+from mmadapt.errors import UserError, did_you_mean
+
+_EXTRAS = {
+    "hydra/launcher/joblib": "joblib",
+    "hydra/launcher/submitit_slurm": "slurm",
+    "hydra/launcher/submitit_local": "slurm",
+    "hydra/launcher/ray": "ray",
+    "hydra/sweeper/optuna": "hpo",
+}
+"""Options of Hydra's plugins, and ours made of them, by the extra that installs them."""
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Refuse ``method=null`` and the like before Hydra stops at them with a traceback.
+
+    Raises:
+        UserError: If a group is set to null, or several recipes are asked for at once.
+    """
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        if group == "experiment" and option.startswith("["):
+            raise UserError(f"{argument}: a run follows one recipe. Choose one, and set the rest by hand.")
+        if option == "null" and (options := sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))):
+            raise UserError(
+                f"{argument} chooses nothing: leave it out, or choose from: {', '.join(options)}."
+            )
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """Return the message for an error of composition; other errors speak for themselves."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if (extra := _EXTRAS.get(error.missing_cfg_file)) is not None:
+            return (
+                f"{group}={option} comes with an extra that is not installed: pip install 'mmadapt[{extra}]'."
+            )
+        # Hydra names no options for a choice inside a list, as in logger=[csv,wandbb].
+        options = error.options or sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
+        if group and options:
+            hint = did_you_mean(option, options)
+            return f"{group}={option} does not exist{hint}. Choose from: {', '.join(options)}."
+    if (said := explain_value(error)) != str(error):
+        return said
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _unknown_key(arguments) or str(error)
+    return str(error)
+
+
+def explain_value(error: Exception) -> str:
+    """Return the message for a value that is missing or was refused while it was resolved."""
+    refused = re.search(r"UserError raised while resolving interpolation: (.*)", str(error))
+    if refused:
+        return refused[1]
+    missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+    if missing:
+        return f"{missing[1]} must be given: add {missing[1]}=… to the command."
+    return str(error)
+
+
+def _unknown_key(arguments: Sequence[str]) -> str:
+    """Name the first override whose key the configuration does not have."""
+    written = [a for a in arguments if "=" in a and not a.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(written)
+        groups = [
+            line
+            for line, o in zip(written, overrides, strict=True)
+            if _is_group(o) and not o.is_sweep_override()
+        ]
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF_DIR), **BASE):
+            cfg = compose("config", overrides=groups)
+    except (HydraException, OmegaConfBaseException):
+        return ""
+    for override in overrides:
+        key = override.key_or_group
+        if _is_group(override) or override.is_add() or key.startswith("hydra."):
+            continue
+        parent, _, leaf = key.rpartition(".")
+        node: Any = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig):
+            return f"{key} cannot be set: {parent} holds no keys."
+        if leaf not in node:
+            names = [str(name) for name in node]
+            if parent == "trainer":
+                if leaf in OPTIONS:
+                    return f"{key} is not among the defaults of the trainer: add it as +{key}=…"
+                names = list(OPTIONS)
+            owner = _owner(node, parent)
+            accepted = ", ".join(name for name in names if not name.startswith("_"))
+            return f"{key} is not a parameter of {owner}{did_you_mean(leaf, names)}. Accepted: {accepted}."
+    return ""
+
+
+def _is_group(override: Any) -> bool:
+    return (CONF_DIR / str(override.key_or_group)).is_dir() or str(override.key_or_group).startswith("hydra/")
+
+
+def _owner(node: DictConfig, parent: str) -> str:
+    target = OmegaConf.select(node, "_target_")
+    return str(target).rsplit(".", 1)[-1] if target else (parent or "the configuration")

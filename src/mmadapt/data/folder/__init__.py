@@ -1,0 +1,3 @@
+"""Own images: folders of classes, or a CSV."""
+
+from mmadapt.data.folder.dataset import FolderData as FolderData

@@ -1,0 +1,136 @@
+"""`data=folder`: your own images, as a tree of class folders or a CSV."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mmadapt.data.base import FewShotData
+from mmadapt.data.folder.class_names import read_class_names, read_templates
+from mmadapt.data.folder.csv_list import Listed, list_csv, some
+from mmadapt.data.folder.tree import list_tree
+from mmadapt.data.images import ImageFiles, ImageSet
+from mmadapt.data.splits import Splits, split_off
+from mmadapt.errors import DataNotFoundError, UserError, did_you_mean
+
+log = logging.getLogger(__name__)
+
+
+class FolderData(FewShotData):
+    """Images in one folder per class, with or without train/val/test folders, or listed in a CSV.
+
+    Classes are in the order of their folder names (as numbers if all of them are), whatever names
+    ``classnames.json`` or ``classnames.txt`` gives them. What the data set does not split itself is split by
+    the hash of each image's path, independently of the seed: else test images of one seed would be training
+    images of another.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        val_share: float = 0.2,
+        test_share: float = 0.3,
+        templates: Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        """Bind a folder or CSV.
+
+        Args:
+            root: The folder, or a CSV with the columns ``path,label[,split]``.
+            val_share: Share of each class's images for val, where the data set has no val split.
+            test_share: Share of each class's images for test, where the data set has no test split.
+            templates: Prompts; None takes the lines of ``templates.txt`` beside the images, if there is one.
+            options: See `FewShotData`.
+
+        Raises:
+            UserError: If a value makes no sense.
+        """
+        if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
+            raise UserError(
+                f"data.val_share={val_share} and data.test_share={test_share} must be above 0, "
+                "their sum below 1: train, val and test all need images. The defaults are 0.2 and 0.3."
+            )
+        self.root = Path(root).expanduser().absolute()
+        self.val_share, self.test_share = val_share, test_share
+        if templates is None:
+            templates = read_templates(self._folder)
+        if templates is not None:
+            options["templates"] = templates
+        super().__init__(**options)
+
+    @property
+    def _folder(self) -> Path:
+        return self.root.parent if self.root.is_file() else self.root
+
+    def read_splits(self) -> Splits:
+        """List the images and split what the data set does not split itself."""
+        images = self._list()
+        labels = sort_labels({image.label for image in images})
+        if len(labels) < 2:
+            raise UserError(
+                f"{self.root} has only the class {labels[0]!r}: nothing to tell apart. "
+                "Set data.root=… to the folder that holds all class folders."
+            )
+        images = self._split(images)
+        place = {label: i for i, label in enumerate(labels)}
+        images.sort(key=lambda image: (place[image.label], image))
+        source = ImageFiles(self._folder, tuple(image.path for image in images))
+        everything = ImageSet.of(source, [place[image.label] for image in images])
+        parts: dict[str, ImageSet] = {}
+        for split in ("train", "val", "test"):
+            parts[split] = everything.select([i for i, image in enumerate(images) if image.split == split])
+            self._check(split, parts[split], labels)
+        names = read_class_names(self._folder, labels)
+        return Splits(names, parts["train"], parts["val"], parts["test"])
+
+    def _list(self) -> list[Listed]:
+        if self.root.is_dir():
+            return list_tree(self.root)
+        if not self.root.exists():
+            parent = self.root.parent
+            near = [path.name for path in parent.iterdir()] if parent.is_dir() else []
+            raise DataNotFoundError(
+                f"Dataset {self.name!r} not found: no folder or CSV {self.root}"
+                f"{did_you_mean(self.root.name, near)}. Set data.root=… to a folder of class folders, "
+                "or to a CSV with the columns path,label."
+            )
+        if self.root.suffix.lower() != ".csv":
+            raise UserError(
+                f"data.root={self.root} is neither a folder nor a .csv file. Unpack an archive first."
+            )
+        return list_csv(self.root)
+
+    def _split(self, images: list[Listed]) -> list[Listed]:
+        """Split off what is missing, from train or from everything; the images must be sorted."""
+        given = {image.split for image in images}
+        test_share = 0.0 if "test" in given else self.test_share
+        val_share = 0.0 if "val" in given else self.val_share
+        split: list[Listed] = [image for image in images if image.split in ("val", "test")]
+        pool = [image for image in images if image.split in (None, "train")]
+        for label, members in groupby(pool, key=lambda image: image.label):
+            of_class = list(members)
+            parts = split_off([f"{label}/{image.key}" for image in of_class], test_share, val_share)
+            split += [replace(image, split=part) for image, part in zip(of_class, parts, strict=True)]
+        return split
+
+    def _check(self, split: str, images: ImageSet, labels: Sequence[str]) -> None:
+        present = set(images.labels.tolist())
+        absent = [label for i, label in enumerate(labels) if i not in present]
+        if not absent:
+            return
+        what = f"{len(absent)} of {len(labels)} classes in {self.root} have no {split} images: {some(absent)}"
+        if split == "train" or not present:
+            raise UserError(f"{what}. Add images, or remove the class from every split.")
+        log.warning("%s", what)
+
+
+def sort_labels(labels: set[str]) -> list[str]:
+    """Return labels in order: 2 before 10 if all of them are numbers, else by their characters."""
+    if all(label.isascii() and label.isdigit() for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
+    return sorted(labels)

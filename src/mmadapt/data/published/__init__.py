@@ -1,0 +1,1 @@
+"""The published data sets, in the layouts people have them in."""

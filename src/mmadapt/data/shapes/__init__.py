@@ -1,0 +1,3 @@
+"""Rendered images for a start without a download."""
+
+from mmadapt.data.shapes.dataset import ShapesData as ShapesData

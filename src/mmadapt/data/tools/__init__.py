@@ -1,0 +1,1 @@
+"""What ``python -m mmadapt.data`` does: list, check, prepare, draw."""

@@ -1,0 +1,1 @@
+"""Features of the frozen towers: encoded once, kept on disk."""

@@ -1,0 +1,1 @@
+"""Where the curves of a run go; none of them may cost it its result."""

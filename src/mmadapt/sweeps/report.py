@@ -1,0 +1,119 @@
+"""What a sweep says while it goes on: a line for each finished job, a live bar on a terminal, the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from mmadapt.config.trainer_options import debug_note
+from mmadapt.progress import ProgressBar, live_display
+from mmadapt.runs.job import Outcome
+from mmadapt.sweeps.dry_run import duration
+from mmadapt.sweeps.search import NoObjectiveError, is_search, objective
+
+outcomes: list[Outcome] = []
+"""What became of the jobs of this command so far; the results of a sweep's jobs are dropped to save memory."""
+
+
+def check_no_debug(trainer: Mapping[str, Any], method: str, hydra: Any) -> None:
+    """Refuse a debug run in the hands of a sweeper that optimises: it has no result to choose by.
+
+    Args:
+        trainer: That part of the configuration.
+        method: The method.
+        hydra: The ``hydra`` node of the configuration.
+
+    Raises:
+        NoObjectiveError: Saying what to leave out.
+    """
+    note = debug_note(trainer)
+    if note and is_search(hydra):
+        raise NoObjectiveError(
+            f"{method} is {note}: a search has nothing to choose by. Leave it out, or run a grid: no sweep=search."
+        )
+
+
+def print_line(outcome: Outcome, counter: str, note: str = "", *, searching: bool = False) -> None:
+    """Print what became of a job: its folder, its accuracy and time, or its error.
+
+    Args:
+        outcome: The job that ended.
+        counter: How many have ended, such as ``12/75``.
+        note: What else to say, such as the time left.
+        searching: Show the accuracy on val: who watches a search must not choose by test.
+    """
+    shown = "/".join(outcome.run_dir.parts[-6:])
+    if outcome.status == "failed":
+        print(f"[{counter}] {shown}: failed. {outcome.error}{note}", file=sys.stderr, flush=True)
+        return
+    name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
+    if searching and (on_val := objective(outcome)) is not None:
+        name, value = "val top-1", on_val
+    took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
+    if outcome.status == "debug" and outcome.result:
+        took += f"; {debug_note(outcome.result.config['trainer'])}"
+    print(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}", flush=True)
+
+
+class SweepReport:
+    """Follows a sweep from its first to its last job."""
+
+    def __init__(self, total: int, ended: int = 0, *, searching: bool = False) -> None:
+        """Start a report.
+
+        Args:
+            total: Number of jobs.
+            ended: How many of them a batch before has seen.
+            searching: See `print_line`.
+        """
+        self.total, self.ended, self.failed, self.searching = total, ended, 0, searching
+        self._computed, self._start = 0, time.monotonic()
+        console = Console(stderr=True)
+        self._live: Progress | None = live_display(console) if console.is_terminal and total > 1 else None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> SweepReport:
+        if self._live is not None:
+            self._task = self._live.add_task("sweep", total=self.total, completed=self.ended, note=" ")
+            self._live.start()
+            ProgressBar.shared = self._live
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            ProgressBar.shared = None
+            self._live.stop()
+
+    def begin(self) -> None:
+        """Start the clock of the time left; what was finished before took no time."""
+        self._start = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a job that has ended and print its line."""
+        self.ended += 1
+        self.failed += outcome.status == "failed"
+        self._computed += outcome.status != "skipped"
+        left = self._left()
+        if self._live is not None:
+            note = f"{self.failed} failed, {self.total - self.ended} left{left}"
+            self._live.update(self._task, completed=self.ended, note=note)
+        # On a terminal the bar holds the time left.
+        note = left if self._live is None else ""
+        print_line(outcome, f"{self.ended}/{self.total}", note, searching=self.searching)
+        outcomes.append(outcome if self.total == 1 else replace(outcome, result=None))
+
+    def leave(self, outcome: Outcome) -> None:
+        """Note a job that was not started."""
+        outcomes.append(outcome)
+
+    def _left(self) -> str:
+        left = self.total - self.ended
+        if not left or not self._computed:
+            return ""
+        return f", about {duration((time.monotonic() - self._start) / self._computed * left)} left"
