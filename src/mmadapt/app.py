@@ -5,76 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
-from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mmadapt.config.hydra_versions import BASE, share_store
+from mmadapt.config.hydra_versions import BASE
 from mmadapt.config.messages import check_choices, explain
 from mmadapt.config.paths import CONF_DIR
-from mmadapt.config.schema import register_resolvers
 from mmadapt.errors import UserError
-from mmadapt.runs.job import Outcome, execute, remove_empty
 from mmadapt.runs.locks import BusyError
 from mmadapt.sweeps import child
-from mmadapt.sweeps.options import read_options
-from mmadapt.sweeps.other_launchers import dry_run, in_child
-from mmadapt.sweeps.report import check_no_debug, outcomes, print_line
-from mmadapt.sweeps.search import NoObjectiveError, check_objective, check_plannable, is_search, objective
-from mmadapt.sweeps.sweeper import register_plugins
+from mmadapt.sweeps.other_launchers import job
+from mmadapt.sweeps.report import outcomes
+from mmadapt.sweeps.search import NoObjectiveError
 
-register_resolvers()
-register_plugins()
-share_store()
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads cost a shared machine a factor of five
 _DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=(true|yes|on|1)", re.IGNORECASE)
-
-
-def job(cfg: DictConfig) -> float | None:
-    """Run one composed configuration; the accuracy on val, never on test, is what a sweeper may optimise.
-
-    A single run comes here, and the jobs of a sweep that another launcher than `SweepLauncher` runs.
-    """
-    hydra_config = HydraConfig.get()
-    run_dir = Path(hydra_config.runtime.output_dir)
-    sweeping = hydra_config.mode == RunMode.MULTIRUN
-    counter = str(hydra_config.job.num + 1) if sweeping else "1"
-    overrides = list(hydra_config.overrides.task)
-    try:
-        if read_options(cfg).dry_run:
-            remove_empty(run_dir)
-            check_plannable(hydra_config)
-            dry_run(cfg, hydra_config, run_dir)
-            return None
-        if sweeping:
-            check_no_debug(cfg.trainer, hydra_config.runtime.choices["method"], hydra_config)
-        if sweeping and (outcome := in_child(cfg, hydra_config, run_dir)) is not None:
-            if outcome.status == "failed":
-                raise UserError(outcome.error)
-        else:
-            patient = not child.started_by_a_sweep()
-            outcome = execute(cfg, hydra_config.runtime.choices, run_dir, overrides, wait=patient)
-    except Exception as error:
-        remove_empty(run_dir)
-        if sweeping and not isinstance(error, NoObjectiveError):
-            outcomes.append(Outcome("failed", run_dir, 0.0, error=str(error)))
-            print_line(outcomes[-1], counter)
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-        raise
-    if outcome.status == "joined":
-        return None
-    outcomes.append(outcome)
-    if sweeping:
-        print_line(outcome, counter, searching=is_search(hydra_config))
-        check_objective(objective(outcome), hydra_config.runtime.choices["method"], hydra_config)
-    return objective(outcome)
 
 
 def main() -> None:
