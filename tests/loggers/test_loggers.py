@@ -55,8 +55,9 @@ def sweep(tmp_path_factory, images, features):
     """Two jobs of one process with three loggers; the timeout is the test that nothing hangs at its end."""
     results = tmp_path_factory.mktemp("sweep")
     command = [sys.executable, "-m", "mmadapt", "-m", *TINY, "method=tip_adapter,clip_adapter",
-               f"data.root={images}", "logger=[csv,wandb,tensorboard]", "logger.mode=offline", "logger.project=proj",
-               "tag=a/b", f"paths.results={results}", f"paths.features={features}"]  # fmt: skip
+               f"data.root={images}", "logger=[csv,wandb,tensorboard]", "logger.wandb.mode=offline",
+               "logger.wandb.project=proj", "tag=a/b",
+               f"paths.results={results}", f"paths.features={features}"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=results, timeout=300, env=environment
@@ -124,7 +125,7 @@ def test_nothing_but_the_jobs_is_printed(sweep):
 
 
 def test_validation_curves_are_logged(run, tmp_path):
-    outcome = run("logger=wandb", "logger.mode=offline", "method.selection=best_val")
+    outcome = run("logger=wandb", "logger.wandb.mode=offline", "method.selection=best_val")
     (logged,) = read_runs(tmp_path)
     curve = [row["val/top1"] for row in logged.history if "val/top1" in row]
     assert len(curve) == 2
@@ -134,8 +135,8 @@ def test_validation_curves_are_logged(run, tmp_path):
 
 def test_a_crash_ends_the_wandb_run_as_failed_and_the_next_job_has_one_of_its_own(run, tmp_path):
     with pytest.raises(UserError, match=r"became|not finite"):
-        run("logger=wandb", "logger.mode=offline", "method.optimizer.lr=1e30", folder="crash")
-    run("logger=wandb", "logger.mode=offline", method="zero_shot", folder="next")
+        run("logger=wandb", "logger.wandb.mode=offline", "method.optimizer.lr=1e30", folder="crash")
+    run("logger=wandb", "logger.wandb.mode=offline", method="zero_shot", folder="next")
     crashed, following = read_runs(tmp_path)
     assert (crashed.exit_code, following.exit_code) == (1, 0)
     assert crashed.id != following.id
@@ -144,7 +145,7 @@ def test_a_crash_ends_the_wandb_run_as_failed_and_the_next_job_has_one_of_its_ow
 
 
 def test_a_rerun_replaces_the_wandb_run_of_the_same_id(run, tmp_path):
-    options = ("logger=[csv,wandb]", "logger.mode=offline")
+    options = ("logger=[csv,wandb]", "logger.wandb.mode=offline")
     run(*options)
     (first,) = read_runs(tmp_path)
     run(*options, "method.epochs=1", "overwrite=true")
@@ -153,13 +154,18 @@ def test_a_rerun_replaces_the_wandb_run_of_the_same_id(run, tmp_path):
     assert again.config["method"]["epochs"] == 1
     assert len([row for row in again.history if "train/loss" in row]) == 1
     assert not again.run.resumed
-    run(*options, "method.epochs=2", "overwrite=true", "logger.suffix=kept")
+    run(*options, "method.epochs=2", "overwrite=true", "logger.wandb.suffix=kept")
     assert sorted(logged.id for logged in read_runs(tmp_path)) == [first.id, f"{first.id}-kept"]
 
 
 def test_no_logger_changes_a_number(run):
     plain = run("logger=none", folder="plain")
-    shown = run("logger=[csv,tensorboard,wandb]", "logger.mode=offline", "logger.table=true", folder="shown")
+    shown = run(
+        "logger=[csv,tensorboard,wandb]",
+        "logger.wandb.mode=offline",
+        "logger.wandb.table=true",
+        folder="shown",
+    )
     assert plain.result.scores == shown.result.scores
     assert plain.result.fingerprint == shown.result.fingerprint
     assert {"metrics.csv", "tensorboard"}.isdisjoint(p.name for p in plain.run_dir.iterdir())
@@ -172,7 +178,7 @@ def test_a_failing_wandb_costs_a_warning_and_no_result(broken, run, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(wandb.Run, broken, fail)
-        outcome = run("logger=[csv,wandb]", "logger.mode=offline")
+        outcome = run("logger=[csv,wandb]", "logger.wandb.mode=offline")
     wandb.teardown()  # ends the run whose finish failed
     assert Result.read(outcome.run_dir) == outcome.result
     assert caplog.text.count("W&B stopped with CommError: no route to host") == 1

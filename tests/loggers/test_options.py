@@ -14,7 +14,7 @@ from tests.support.wandb_files import read_runs
 
 from mmadapt.errors import UserError
 from mmadapt.loggers import wandb_run
-from mmadapt.loggers.guard import check_options, open_loggers, read_details
+from mmadapt.loggers.guard import open_loggers, read_details
 from mmadapt.loggers.wandb_objects import MAX_CELLS, class_table, confusion_matrix, reliability_diagram
 from mmadapt.results import Result, RunKey, Score
 
@@ -26,12 +26,15 @@ DETAILS = {
 }  # fmt: skip
 
 
+OPEN = "mmadapt.loggers.wandb_run.open_wandb"
+
+
 @pytest.fixture
 def finished(tmp_path):
     """Log a made-up finished run with the given options; return what W&B holds of it."""
 
     def log(details: dict, **options):
-        node = {"wandb": True, "mode": "offline", "project": "p", "entity": None, **options}
+        node = {"wandb": {"_target_": OPEN, "mode": "offline", "project": "p", "entity": None, **options}}
         scores = {"base": SCORE, "new": SCORE}
         result = Result(
             KEY, scores, {"rule": "none", "tuned": {"alpha": 2.0}}, {}, {"trainable_params": 8}, "f", {}
@@ -51,22 +54,25 @@ def finished(tmp_path):
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"entty": "me"}, r"logger\.entty is not an option of a logger \(did you mean 'entity'\?\)"),
-        ({"csv": "yes"}, r"logger\.csv='yes' must be true or false"),
-        ({"wandb": True, "table": 1}, r"logger\.table=1 must be true or false"),
-        ({"wandb": True, "mode": "ofline"}, r"logger\.mode='ofline' is unknown \(did you mean 'offline'\?\)"),
-        ({"wandb": True, "upload_timeout": 0}, r"logger\.upload_timeout=0 must be a number of seconds"),
+        ({"wandb": {"entty": "me"}}, r"logger\.wandb\.entty is not a parameter.*did you mean 'entity'"),
+        ({"csv": "yes"}, r"logger\.csv='yes' is no logger"),
+        ({"mode": "offline"}, r"logger\.mode='offline' is no logger.*logger\.wandb\.mode"),
+        ({"wandb": {"table": 1}}, r"logger\.wandb\.table=1 must be true or false"),
+        ({"wandb": {"mode": "ofline"}}, r"logger\.wandb\.mode='?ofline'?.*did you mean 'offline'"),
+        ({"wandb": {"upload_timeout": 0}}, r"logger\.wandb\.upload_timeout=0 must be a number of seconds"),
     ],
 )
-def test_unknown_options_are_refused_by_name(node, message):
+def test_unknown_options_are_refused_by_name(node, message, tmp_path):
+    if isinstance(node.get("wandb"), dict):
+        node = {"wandb": {"_target_": OPEN, **node["wandb"]}}
     with pytest.raises(UserError, match=message):
-        check_options(node)
+        open_loggers(node, KEY, {}, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["logger=wandb", "logger.entty=me"], "did you mean 'entity'"),
+        (["logger=wandb", "logger.wandb.entty=me"], "did you mean 'entity'"),
         (["logger=[csv,wandbb]"], "logger=wandbb does not exist (did you mean 'wandb'?)"),
     ],
 )
@@ -80,7 +86,9 @@ def test_mistakes_on_the_command_line_are_explained(words, message, tmp_path):
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'mmadapt\[tensorboard\]'"):
-        open_loggers({"tensorboard": True}, KEY, {}, tmp_path)
+        open_loggers(
+            {"tensorboard": {"_target_": "mmadapt.loggers.files.TensorBoardCurves"}}, KEY, {}, tmp_path
+        )
 
 
 def test_offline_without_a_key_unless_the_user_says_otherwise(monkeypatch, tmp_path, caplog):
@@ -91,7 +99,7 @@ def test_offline_without_a_key_unless_the_user_says_otherwise(monkeypatch, tmp_p
         assert wandb_run.choose_mode(None, tmp_path) == "offline"
     assert caplog.text.count("no API key, so runs are kept offline. To upload: wandb sync") == 1
     assert wandb_run.choose_mode("disabled", tmp_path) == "disabled"
-    with pytest.raises(UserError, match=r"logger\.mode=online needs an API key.*wandb login"):
+    with pytest.raises(UserError, match=r"logger\.wandb\.mode=online needs an API key.*wandb login"):
         wandb_run.choose_mode("online", tmp_path)
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
     assert wandb_run.choose_mode(None, tmp_path) is None
@@ -165,9 +173,13 @@ from pathlib import Path
 from mmadapt.loggers.guard import open_loggers
 from mmadapt.results import RunKey
 
+CSV = {"_target_": "mmadapt.loggers.files.CsvCurves"}
+WANDB = {"_target_": "mmadapt.loggers.wandb_run.open_wandb", "mode": "offline"}
+
 def run(kind, seed):
     key = RunKey("t", "p", "c", "d", "m", 1, seed)
-    with open_loggers({kind: True, "mode": "offline"}, key, {"paths": {"results": "."}}, Path.cwd()) as loggers:
+    node = {kind: CSV if kind == "csv" else WANDB}
+    with open_loggers(node, key, {"paths": {"results": "."}}, Path.cwd()) as loggers:
         loggers.all[0].log_metrics({"train/loss": 1.0, "epoch": 0}, 0)
 
 def held():

@@ -6,31 +6,21 @@ a warning, the logger falls silent and the run goes on.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import yaml
-from hydra.utils import get_class
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from mmadapt.config.build import instantiate, parameters
-from mmadapt.errors import UserError, did_you_mean, one_of
+from mmadapt.config.build import instantiate, locate, parameters
+from mmadapt.errors import UserError
 from mmadapt.results import DETAILS_FILE, Result, RunKey
 
 log = logging.getLogger(__name__)
-
-KINDS = ("csv", "tensorboard", "wandb")
-WANDB_OPTIONS = ("entity", "project", "mode", "suffix", "confusion_matrix", "reliability", "table",
-                 "system_metrics", "upload_timeout")  # fmt: skip
-_SWITCHES = (*KINDS, "confusion_matrix", "reliability", "table", "system_metrics")
-_ROWS_BEFORE_FLUSH = 1  # a row per epoch is little, and a killed run keeps its curve
 
 
 class Guarded(Logger):
@@ -130,12 +120,14 @@ class Loggers:
             logger.call("close", error is not None)
 
 
-def open_loggers(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any], run_dir: Path) -> Loggers:
+def open_loggers(
+    node: Mapping[str, Any] | None, key: RunKey, config: Mapping[str, Any], run_dir: Path
+) -> Loggers:
     """Open the loggers that a configuration asks for; on ranks above zero, none.
 
     Args:
-        node: The ``logger`` part of the configuration: kinds that are switched on, options of W&B, and
-            nodes with ``_target_`` for other loggers of Lightning.
+        node: The ``logger`` part of the configuration: a node with ``_target_`` for each logger, any of Lightning's or
+            of the user's own. Of ``run_dir``, ``save_dir``, ``key`` and ``config`` it gets what it has a parameter for.
         key: Identity of the run.
         config: The whole resolved configuration, which the loggers show.
         run_dir: Folder of the run. Curves of an earlier attempt there are removed.
@@ -143,52 +135,25 @@ def open_loggers(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any]
     Raises:
         UserError: If a key or value is unknown, or a package is missing.
     """
-    check_options(node)
     if getattr(rank_zero_only, "rank", 0):
         return Loggers([], run_dir)
+    live = {"run_dir": run_dir, "save_dir": run_dir, "key": key, "config": config}
     opened: list[Guarded] = []
-    if node.get("csv"):
-        (run_dir / "metrics.csv").unlink(missing_ok=True)
-        csv = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=_ROWS_BEFORE_FLUSH)
-        opened.append(Guarded(csv, "The CSV logger"))
-    if node.get("tensorboard"):
-        opened.append(Guarded(_TensorBoard(run_dir, config), "TensorBoard"))
-    for name, other in node.items():
-        if isinstance(other, Mapping):
-            accepted = parameters(get_class(str(other["_target_"]))) or set()
-            place = {"save_dir": run_dir} if "save_dir" in accepted - other.keys() else {}
-            opened.append(Guarded(instantiate(other, f"logger.{name}", **place), f"logger.{name}"))
-    if node.get("wandb"):
-        from mmadapt.loggers.wandb_run import SYNC_ADVICE, open_wandb
-
-        run = open_wandb(node, key, config)
-        if run is not None:
-            opened.append(Guarded(run, "W&B", SYNC_ADVICE))
-    return Loggers(opened, run_dir)
-
-
-def check_options(node: Mapping[str, Any]) -> None:
-    """Refuse an unknown key or a senseless value of the ``logger`` part.
-
-    Raises:
-        UserError: Naming it.
-    """
-    accepted = (*KINDS, *WANDB_OPTIONS)
-    for name, value in node.items():
-        if isinstance(value, Mapping) and "_target_" in value:
+    for name, own in (node or {}).items():
+        if own is None:
             continue
-        if name not in accepted:
+        if not isinstance(own, Mapping) or "_target_" not in own:
             raise UserError(
-                f"logger.{name} is not an option of a logger{did_you_mean(name, accepted)}. "
-                f"Accepted: {', '.join(accepted)}; or a node of your own with _target_, as logger.mlflow._target_."
+                f"logger.{name}={own!r} is no logger: give a node with _target_, as logger.mlflow._target_=…, or "
+                "choose from conf/logger, as 'logger=[csv,wandb]'. Options of W&B are logger.wandb.mode and the like."
             )
-        if name in _SWITCHES and not isinstance(value, bool):
-            raise UserError(f"logger.{name}={value!r} must be true or false.")
-    if node.get("mode") is not None:
-        one_of("logger.mode", node["mode"], ("online", "offline", "disabled"))
-    timeout = node.get("upload_timeout", 1)
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-        raise UserError(f"logger.upload_timeout={timeout!r} must be a number of seconds above 0.")
+        accepted = parameters(locate(str(own["_target_"]), f"logger.{name}")) or set()
+        given = {name: value for name, value in live.items() if name in accepted - own.keys()}
+        logger = instantiate(own, f"logger.{name}", **given)
+        if logger is not None:
+            called = getattr(logger, "called", f"logger.{name}")
+            opened.append(Guarded(logger, called, getattr(logger, "advice", "")))
+    return Loggers(opened, run_dir)
 
 
 def read_details(run_dir: Path) -> dict[str, Any]:
@@ -201,26 +166,3 @@ def read_details(run_dir: Path) -> dict[str, Any]:
         log.warning("%s cannot be read (%s); the loggers show nothing of it.", run_dir / DETAILS_FILE, error)
         return {}
     return details
-
-
-class _TensorBoard(TensorBoardLogger):
-    """Curves, the configuration as text and, below ``final/``, the scores of every set."""
-
-    def __init__(self, run_dir: Path, config: Mapping[str, Any]) -> None:
-        if not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")):
-            raise UserError(
-                "logger=tensorboard needs a package that is not installed: pip install 'mmadapt[tensorboard]'."
-            )
-        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-        super().__init__(run_dir, name="", version="tensorboard", default_hp_metric=False)
-        text = yaml.safe_dump(dict(config), sort_keys=False)
-        self.experiment.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
-
-    def final(self, result: Result, details: Mapping[str, Any]) -> None:
-        """Write the final scores at the last epoch."""
-        step = int(result.selection.get("epoch", 0))
-        self.log_metrics({f"final/{name}": value for name, value in result.scalars().items()}, step)
-
-    def close(self, failed: bool) -> None:
-        """Write everything to disk."""
-        self.finalize("failed" if failed else "success")

@@ -16,27 +16,27 @@ MAX_CELLS = 10_000
 """Cells of a confusion matrix that W&B draws: all up to 100 classes, else the fullest ones."""
 
 
-def build_objects(node: Mapping[str, Any], result: Result, details: Mapping[str, Any]) -> dict[str, Any]:
+def build_objects(wanted: Mapping[str, bool], result: Result, details: Mapping[str, Any]) -> dict[str, Any]:
     """Return the W&B objects that the options of ``logger=wandb`` ask for.
 
     Args:
-        node: The ``logger`` part of the configuration.
+        wanted: Which of ``table``, ``confusion_matrix`` and ``reliability`` are.
         result: The finished run.
         details: Content of ``details.json`` by scored set.
     """
     objects: dict[str, Any] = {}
-    if node.get("table"):
+    if wanted.get("table"):
         objects["results"] = score_table(result)
     for name in result.scores:
         found = details.get(name, {})
-        if node.get("table") and _has(found, ("classes", "correct", "total"), "table of classes", name):
+        if wanted.get("table") and _has(found, ("classes", "correct", "total"), "table of classes", name):
             objects[f"{name}/classes"] = class_table(found)
-        if node.get("confusion_matrix") and _has(found, ("classes", "confusion"), "confusion matrix", name):
+        if wanted.get("confusion_matrix") and _has(found, ("classes", "confusion"), "confusion matrix", name):
             title = f"Confusion on {name}"
             objects[f"{name}/confusion_matrix"] = confusion_matrix(
                 found["classes"], found["confusion"], title
             )
-        if node.get("reliability") and _has(found, ("reliability",), "reliability diagram", name):
+        if wanted.get("reliability") and _has(found, ("reliability",), "reliability diagram", name):
             objects[f"{name}/reliability"] = reliability_diagram(
                 found["reliability"], f"Reliability on {name}"
             )

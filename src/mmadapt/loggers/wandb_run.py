@@ -5,7 +5,7 @@ W&B has no call that empties a run: ``resume="allow"`` appends to the old curve,
 deleted run's id is refused for ever, and rewinding (``resume_from``) is a preview that not every server has
 (docs.wandb.ai/models/runs/rewind). So ``resume`` stays unset: W&B starts the run anew under the same id, from
 step 0, with the new configuration and summary. A server may go on showing points of the old curve beyond the
-last step of the new one (github.com/wandb/wandb/issues/3424); ``logger.suffix=<any>`` gives a re-run an id, and
+last step of the new one (github.com/wandb/wandb/issues/3424); ``logger.wandb.suffix=<any>`` gives a re-run an id, and
 so a curve, of its own. Offline, the folder of the earlier attempt is removed, so that `wandb sync` uploads one.
 """
 
@@ -21,14 +21,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mmadapt.config.identity import fingerprint
-from mmadapt.errors import UserError
+from mmadapt.errors import UserError, one_of
 from mmadapt.results import Result, RunKey
 
 if TYPE_CHECKING:
@@ -38,34 +38,64 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 
-SYNC_ADVICE = " What has been logged is on disk: see `wandb sync --help`."
 _TAG_LENGTH = 64  # W&B refuses longer ones
 _unreachable: set[str] = set()  # result folders whose runs are kept offline after a failed start
 _open: set[str] = set()  # ids of runs in progress, of which there are two when a method trains its source
 
 
-def open_wandb(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any]) -> WandbRun | None:
+def open_wandb(
+    *,
+    key: RunKey,
+    config: Mapping[str, Any],
+    entity: str | None = None,
+    project: str | None = None,
+    mode: Mode | None = None,
+    suffix: str | None = None,
+    confusion_matrix: bool = False,
+    reliability: bool = False,
+    table: bool = False,
+    system_metrics: bool = False,
+    upload_timeout: float = 300,
+) -> WandbRun | None:
     """Start the W&B run of a job; offline if W&B cannot be reached, None if that fails too.
 
     Args:
-        node: The ``logger`` part of the configuration.
         key: Identity of the run.
         config: The whole resolved configuration.
+        entity: User or team; None is the account's own.
+        project: Project of the run.
+        mode: See `choose_mode`.
+        suffix: Part of the run's id: keeps the earlier run of a re-run.
+        confusion_matrix: Show the confusion matrix of every scored set.
+        reliability: Show the reliability diagram of every scored set.
+        table: Show the table of the scores, and of each class.
+        system_metrics: Show the use of CPU, GPU and memory.
+        upload_timeout: Seconds to wait for the upload at the end.
 
     Raises:
-        UserError: If W&B is not installed, or ``logger.mode=online`` without an API key.
+        UserError: If a value makes no sense, W&B is not installed, or ``mode=online`` is without an API key.
     """
+    objects = {"confusion_matrix": confusion_matrix, "reliability": reliability, "table": table}
+    for name, value in {**objects, "system_metrics": system_metrics}.items():
+        if not isinstance(value, bool):
+            raise UserError(f"logger.wandb.{name}={value!r} must be true or false.")
+    if mode is not None:
+        one_of("logger.wandb.mode", mode, get_args(Mode))
+    if isinstance(upload_timeout, bool) or not isinstance(upload_timeout, int | float) or upload_timeout <= 0:
+        raise UserError(
+            f"logger.wandb.upload_timeout={upload_timeout!r} must be a number of seconds above 0."
+        )
     try:
         import wandb
     except ModuleNotFoundError as error:
         raise UserError("logger=wandb needs a package that is not installed: pip install wandb.") from error
     results = Path(config["paths"]["results"]).resolve()  # W&B's process may have another working directory
-    mode = choose_mode(node.get("mode"), results)
+    mode = choose_mode(mode, results)
     results.mkdir(parents=True, exist_ok=True)
-    identity = run_id(key, node.get("suffix"))
+    identity = run_id(key, suffix)
     arguments: dict[str, Any] = {
-        "entity": node.get("entity"),
-        "project": node.get("project"),
+        "entity": entity,
+        "project": project,
         "dir": results,
         "id": identity,
         "name": f"{group(key)}-seed{key.seed}",
@@ -76,7 +106,7 @@ def open_wandb(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any]) 
         "reinit": "create_new",  # a run of the caller that is still open is neither joined nor ended
         "settings": wandb.Settings(
             silent=True, console="off", disable_git=True, disable_job_creation=True, save_code=False,
-            x_disable_stats=not node.get("system_metrics"), finish_timeout=node.get("upload_timeout", 300),
+            x_disable_stats=not system_metrics, finish_timeout=upload_timeout,
         ),
     }  # fmt: skip
     if mode != "offline":
@@ -85,14 +115,14 @@ def open_wandb(node: Mapping[str, Any], key: RunKey, config: Mapping[str, Any]) 
         else:
             run = _start(arguments, mode)
             if run is not None:
-                return WandbRun(run, node)
+                return WandbRun(run, objects)
             _unreachable.add(str(results))  # the next job of a sweep does not wait for a server again
             if _open:
                 return None
             wandb.teardown()  # the service holds the id of the run that did not start
             mode = "offline"
     run = _start(arguments, mode)
-    return None if run is None else WandbRun(run, node)
+    return None if run is None else WandbRun(run, objects)
 
 
 def _start(arguments: Mapping[str, Any], mode: Mode | None) -> Run | None:
@@ -120,15 +150,18 @@ def _start(arguments: Mapping[str, Any], mode: Mode | None) -> Run | None:
 class WandbRun(Logger):
     """Curves by epoch while the run lasts; scores, cost and objects at its end."""
 
-    def __init__(self, run: Run, node: Mapping[str, Any]) -> None:
+    called = "W&B"
+    advice = " What has been logged is on disk: see `wandb sync --help`."
+
+    def __init__(self, run: Run, objects: Mapping[str, bool]) -> None:
         """Log to an open W&B run.
 
         Args:
             run: The run.
-            node: The ``logger`` part of the configuration, for the objects asked for.
+            objects: Which of ``table``, ``confusion_matrix`` and ``reliability`` are asked for.
         """
         super().__init__()
-        self._run, self._node = run, node
+        self._run, self._objects = run, objects
         _open.add(run.id)
         run.define_metric("epoch")
         for curves in ("train/*", "val/*"):
@@ -163,7 +196,7 @@ class WandbRun(Logger):
         from mmadapt.loggers.wandb_objects import build_objects
 
         scores = result.scalars()
-        self._run.log({"shots": result.key.shots, **scores, **build_objects(self._node, result, details)})
+        self._run.log({"shots": result.key.shots, **scores, **build_objects(self._objects, result, details)})
         selection = {key: value for key, value in result.selection.items() if key != "tuned"}
         self._run.summary.update(
             {
@@ -204,7 +237,7 @@ def choose_mode(mode: Mode | None, results: Path) -> Mode | None:
     """Return the mode to start W&B in; None leaves it to ``WANDB_MODE`` and W&B's own settings.
 
     Args:
-        mode: ``logger.mode``, which wins over the environment.
+        mode: ``logger.wandb.mode``, which wins over the environment.
         results: Folder below which offline runs are written.
 
     Raises:
@@ -214,8 +247,8 @@ def choose_mode(mode: Mode | None, results: Path) -> Mode | None:
         return None
     if mode == "online" and not has_api_key():
         raise UserError(
-            "logger.mode=online needs an API key, and neither WANDB_API_KEY nor a netrc file has one. "
-            "Type wandb login, or use logger.mode=offline."
+            "logger.wandb.mode=online needs an API key, and neither WANDB_API_KEY nor a netrc file has one. "
+            "Type wandb login, or use logger.wandb.mode=offline."
         )
     if mode is None and not has_api_key():
         _tell_offline(results / "wandb")

@@ -132,7 +132,8 @@ def build(config: Mapping[str, Any], key: RunKey, trainer: Trainer, coop_run: Pa
         clock=clock,
         resume=resume,
         callbacks=callbacks,
-        confusion=config["save_confusion"] or bool((config["logger"] or {}).get("confusion_matrix")),
+        confusion=config["save_confusion"]
+        or any(each and each.get("confusion_matrix") for each in (config["logger"] or {}).values()),
         predictions=config["save_predictions"] and not debug,
         trains=config["trainer"].get("max_epochs") != 0,  # fast_dev_run gives every trainer an epoch
         writes=trainer.is_global_zero and not debug,
