@@ -98,25 +98,26 @@ def train(method, images, steps=12):
 
 @pytest.mark.parametrize("branch", ["visual", "both"])
 def test_grid_equals_separate_runs_and_keeps_the_best_on_val(texts, images, branch):
-    grid = [0.2, 0.5, 0.9]
-    stacked = build(texts, branch=branch, ratio_grid=grid)
+    """In float64: in float32, rounding grows with every step until the two are apart on some processors."""
+    grid, images = [0.25, 0.5, 0.875], (images[0].double(), images[1])
+    stacked = build(texts, branch=branch, ratio_grid=grid).double()
     train(stacked, images)
     runs = []
     for ratio in grid:
-        runs.append(build(texts, branch=branch, ratio=ratio))
+        runs.append(build(texts, branch=branch, ratio=ratio).double())
         train(runs[-1], images)
     generator = torch.Generator().manual_seed(5)
-    val = FeatureSet(torch.randn(1, 200, D, generator=generator), torch.arange(200) % C)
+    val = FeatureSet(torch.randn(1, 200, D, generator=generator, dtype=torch.float64), torch.arange(200) % C)
     for run, logits in zip(runs, stacked._stacked_logits(val.image_features[0]), strict=True):
-        torch.testing.assert_close(run(val.image_features[0]), logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(run(val.image_features[0]), logits, atol=1e-10, rtol=1e-10)
     hits = [int((run(val.image_features[0]).argmax(-1) == val.labels).sum()) for run in runs]
     assert len(set(hits)) > 1, "the grid must not be a tie"
     stacked.search(val)
     best = hits.index(max(hits))
     assert stacked.tuned["ratio"] == pytest.approx(grid[best])
-    torch.testing.assert_close(stacked(images[0]), runs[best](images[0]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(stacked(images[0]), runs[best](images[0]), atol=1e-10, rtol=1e-10)
 
-    fresh = build(texts, seed=9, branch=branch, ratio_grid=grid)
+    fresh = build(texts, seed=9, branch=branch, ratio_grid=grid).double()
     fresh.load_state_dict(stacked.state_dict())
     assert torch.equal(fresh(images[0]), stacked(images[0]))
 
