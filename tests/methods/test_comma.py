@@ -13,9 +13,18 @@ from torch.nn import functional as F
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
-from mmadapt.methods.comma import COMMA, prompt_spread
+from mmadapt.methods.comma import COMMA
 
 PETS = ClassSet(CLASSES.names, ("a photo of a {}, a type of pet.",))
+
+
+def prompt_spread(prompts):
+    """Return, for each layer, how far the image prompts stand apart: max distance to their mean over its norm."""
+    spreads = []
+    for vision in prompts.vision:
+        mean = vision.mean(dim=0, keepdim=True)
+        spreads.append(float(((vision - mean).norm(dim=-1).max() / mean.norm()).detach()))
+    return spreads
 
 
 @pytest.fixture(scope="module")

@@ -7,32 +7,20 @@ from typing import Literal, Unpack, get_args
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import EarlyStopping
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
 from mmadapt.methods.base import Method
+from mmadapt.methods.parts import mm_layers as layers
 from mmadapt.methods.parts.frozen_clip import scale_of
-from mmadapt.methods.parts.mm_attention import (
-    Heads,
-    blend,
-    blended_cosines,
-    image_update,
-    join,
-    project,
-    text_attention,
-    text_update,
-)
-from mmadapt.methods.parts.mm_expansion import expanded_cosines
+from mmadapt.methods.parts.mm_attention import blend, blended_cosines, image_update
+from mmadapt.methods.parts.mm_layers import BONUS, Block, Bottleneck, Mask
 from mmadapt.methods.parts.recipe import Recipe
 
-Mask = Literal["hard", "soft", "none"]
-Bottleneck = Literal["linear", "lowrank", "mlp"]
-Block = Literal["mha", "transformer"]
 Adapt = Literal["both", "image", "text"]
-_BONUS = {"hard": 0.0, "soft": 1.0, "none": 0.0}
 
 
 class MMAdapter(Method):
@@ -49,15 +37,8 @@ class MMAdapter(Method):
     correction.
 
     Computed exactly, but never as (C + 1)² attention for each image, see `mmadapt.methods.parts.mm_attention`; the
-    plain form is `plain_logits`. ``block=transformer`` has to form B · C tokens of width r, and takes the
-    plain path while it trains with dropout under another mask than hard.
-
-    Deviations: bottleneck width D/4 and rank D/16 for any D, where the code has 128 and 32 for D = 512.
-
-    Attributes:
-        down: D → r, for texts and image alike.
-        attention: The multi-head attention, or the transformer layer with ``block=transformer``.
-        up: r → D.
+    plain form is `plain_logits`. ``block=transformer`` takes the plain path while it trains with dropout under another
+    mask than hard. Deviations: width D/4 and rank D/16 for any D, where the code has 128 and 32 for D = 512.
     """
 
     def __init__(
@@ -83,8 +64,6 @@ class MMAdapter(Method):
         """Build the adapter with PyTorch's default initialisation: at step 0 it is not zero-shot CLIP.
 
         Args:
-            clip: The frozen backbone.
-            classes: Names and templates of the C classes.
             mask: ``hard``: attention between modalities only; ``soft``: 1 is added to those scores; ``none``.
             bottleneck: ``linear``: one linear map each way; ``lowrank``: two maps down without activation,
                 two up with GELU between; ``mlp``: two maps with GELU between, each way.
@@ -98,115 +77,63 @@ class MMAdapter(Method):
             dropout: Of the transformer layer; bare attention has none.
             patience: With ``selection=best_val``: stop after so many epochs without a better val accuracy.
             logit_scale: Factor of the cosine; None is the model's own.
-            text_features: Unit text features (C, D), if encoded before.
-            recipe: See `Recipe`.
 
         Raises:
             UserError: If a word is unknown or a number out of range.
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
-        for name, value, accepted in (
-            ("mask", mask, get_args(Mask)),
-            ("bottleneck", bottleneck, get_args(Bottleneck)),
-            ("block", block, get_args(Block)),
-            ("adapt", adapt, get_args(Adapt)),
-        ):
-            one_of(f"method.{name}", value, accepted)
+        one_of("method.mask", mask, get_args(Mask))
+        one_of("method.bottleneck", bottleneck, get_args(Bottleneck))
+        one_of("method.block", block, get_args(Block))
+        one_of("method.adapt", adapt, get_args(Adapt))
         if not (0 <= image_ratio <= 1 and 0 <= text_ratio <= 1):
             raise UserError(
                 f"method.image_ratio={image_ratio}, text_ratio={text_ratio}: shares must lie in [0, 1]."
             )
         if heads < 1:
             raise UserError(f"method.heads={heads}: attention needs 1 or more heads.")
-        dim = clip.dim
-        width = max(dim // 4 // heads, 1) * heads if width is None else width
-        rank = max(dim // 16, 1) if rank is None else rank
+        width = max(clip.dim // 4 // heads, 1) * heads if width is None else width
+        rank = max(clip.dim // 16, 1) if rank is None else rank
         if width < 1 or width % heads or rank < 1:
             raise UserError(
                 f"method.width={width}, rank={rank}: need rank ≥ 1 and a width that heads={heads} divide."
             )
         if patience is not None and patience < 1:
             raise UserError(f"method.patience={patience} must be 1 or more, or null for all epochs.")
-        self.mask, self.adapted = mask, adapt
-        self.image_ratio, self.text_ratio, self.patience = image_ratio, text_ratio, patience
+        self.mask, self.adapted, self.patience = mask, adapt, patience
+        self.image_ratio, self.text_ratio = image_ratio, text_ratio
         self.scale = scale_of(clip, logit_scale)
-        self.down = _down(dim, width, rank, bottleneck)
-        self.attention: nn.MultiheadAttention | nn.TransformerEncoderLayer = (
-            nn.MultiheadAttention(width, heads)
-            if block == "mha"
-            else nn.TransformerEncoderLayer(width, heads, dropout=dropout)
-        )
-        self.up = _up(dim, width, rank, bottleneck)
+        self.down = layers.down_layers(clip.dim, width, rank, bottleneck)
+        self.attention = layers.attention_layer(block, width, heads, dropout)
+        self.up = layers.up_layers(clip.dim, width, rank, bottleneck)
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return scaled cosines (B, C) of corrected image and text features."""
-        layer = self.attention if isinstance(self.attention, nn.TransformerEncoderLayer) else None
+        attention, layer = layers.parts_of(self.attention)
         drop = layer.self_attn.dropout if layer is not None and self.training else 0.0
         if drop and self.mask != "hard":
             return self.plain_logits(image_features)
-        attention = self.attention if layer is None else layer.self_attn
-        assert isinstance(attention, nn.MultiheadAttention)
         images, texts = F.normalize(image_features, dim=-1), self.text_features
         low_images, low_texts = self.down(images), self.down(texts)
-        image, text = (
-            project(tokens, attention.in_proj_weight, attention.in_proj_bias, attention.num_heads)
-            for tokens in (low_images, low_texts)
-        )
+        image, text = layers.heads_of(attention, low_images), layers.heads_of(attention, low_texts)
         if self.adapted != "text":
-            read = image_update(text, image, _BONUS[self.mask], self.mask != "hard", drop)
-            read = attention.out_proj(read)
-            read = read if layer is None else _tail(layer, low_images, read)
+            read = attention.out_proj(image_update(text, image, BONUS[self.mask], self.mask != "hard", drop))
+            read = read if layer is None else layers.tail(layer, low_images, read)
             images = blend(images, self.up(read), self.image_ratio)
         if self.adapted == "image":
             return self.scale * images @ texts.mT
-        first, last = _ends(self.up)
-        if layer is None and first is None and self.mask != "hard":
-            out = attention.out_proj
-            shared = text_attention(text, image, _BONUS[self.mask])
-            weight, bias = last.weight @ out.weight, last.bias + last.weight @ out.bias
-            return self.scale * expanded_cosines(images, texts, shared, image, weight, bias, self.text_ratio)
-        fold = first if layer is None else None
-        hidden = self._text_hidden(text, image, attention.out_proj, fold, drop)
-        if layer is not None:
-            hidden = _tail(layer, low_texts, hidden.expand(-1, len(texts), -1))
-            hidden = hidden if first is None else first(hidden)
-        hidden = hidden if first is None else F.gelu(hidden)
+        hidden, last = layers.text_hidden(text, image, low_texts, attention, layer, self.up, self.mask, drop)
         return self.scale * blended_cosines(images, texts, hidden, last.weight, last.bias, self.text_ratio)
-
-    def _text_hidden(
-        self, text: Heads, image: Heads, out: nn.Linear, fold: nn.Linear | None, drop: float
-    ) -> Tensor:
-        """Return what class texts read, projected: (B, C, k), or (B, 1, k) if all classes read the same."""
-        mix: Tensor = out.weight
-        bias: Tensor = out.bias
-        if fold is not None:
-            mix, bias = fold.weight @ mix, fold.bias + fold.weight @ bias
-        if self.mask != "hard":
-            return text_update(text_attention(text, image, _BONUS[self.mask]), image, mix, bias)
-        if not drop:
-            return F.linear(join(image.value), mix, bias).unsqueeze(-2)
-        heads, batch, _ = image.value.shape
-        kept = F.dropout(image.value.new_ones(batch, text.key.shape[-2], heads, 1), drop)
-        read = image.value.transpose(0, 1).unsqueeze(1) * kept
-        return F.linear(read.flatten(-2), mix, bias)
 
     def plain_logits(self, image_features: Tensor) -> Tensor:
         """Return the same logits by attention over C + 1 tokens for each image: the slow oracle."""
         images, texts = F.normalize(image_features, dim=-1), self.text_features
-        batch, classes = len(images), len(texts)
-        tokens = torch.cat([texts.unsqueeze(1).expand(-1, batch, -1), images.unsqueeze(0)])
-        low = self.down(tokens)
-        scores = score_mask(self.mask, classes, low)
-        if isinstance(self.attention, nn.MultiheadAttention):
-            read = self.attention(low, low, low, attn_mask=scores, need_weights=False)[0]
-        else:
-            read = self.attention(low, src_mask=scores)
-        update = self.up(read)
+        on_image, on_texts = layers.plain_updates(self, images, texts, self.mask)
         if self.adapted != "text":
-            images = blend(images, update[-1], self.image_ratio)
+            images = blend(images, on_image, self.image_ratio)
         if self.adapted == "image":
             return self.scale * images @ texts.mT
-        adapted = blend(texts.unsqueeze(1), update[:-1], self.text_ratio)
+        adapted = blend(texts.unsqueeze(1), on_texts, self.text_ratio)
         return self.scale * torch.einsum("bd,cbd->bc", images, adapted)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -218,46 +145,3 @@ class MMAdapter(Method):
             )
             callbacks.append(stop)
         return callbacks
-
-
-def score_mask(mask: Mask, classes: int, like: Tensor) -> Tensor:
-    """Return what is added to the scores of C texts and one image, (C + 1, C + 1)."""
-    is_image = torch.arange(classes + 1, device=like.device) == classes
-    within = is_image[:, None] == is_image[None]
-    added = like.new_zeros(classes + 1, classes + 1)
-    return (
-        added.masked_fill(within, -torch.inf) if mask == "hard" else added.masked_fill(~within, _BONUS[mask])
-    )
-
-
-def _down(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> nn.Module:
-    if bottleneck == "linear":
-        return nn.Linear(dim, width)
-    if bottleneck == "lowrank":
-        return nn.Sequential(nn.Linear(dim, rank), nn.Linear(rank, width))
-    return nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
-
-
-def _up(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> nn.Linear | nn.Sequential:
-    if bottleneck == "linear":
-        return nn.Linear(width, dim)
-    inner = rank if bottleneck == "lowrank" else width
-    return nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, dim))
-
-
-def _ends(up: nn.Linear | nn.Sequential) -> tuple[nn.Linear | None, nn.Linear]:
-    """Return the map before the activation, if there is one, and the last map."""
-    if isinstance(up, nn.Linear):
-        return None, up
-    first, last = up[0], up[-1]
-    assert isinstance(first, nn.Linear)
-    assert isinstance(last, nn.Linear)
-    return first, last
-
-
-def _tail(layer: nn.TransformerEncoderLayer, tokens: Tensor, read: Tensor) -> Tensor:
-    """Return what a post-norm transformer layer makes of its tokens and of what they read."""
-    tokens = layer.norm1(tokens + layer.dropout1(read))
-    inner = layer.linear2(layer.dropout(F.relu(layer.linear1(tokens))))
-    out: Tensor = layer.norm2(tokens + layer.dropout2(inner))
-    return out
