@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
 from mmadapt.explain import check_choices, explain
-from mmadapt.hydra_line import BASE, share_store
+from mmadapt.hydra_line import BASE, list_choices, share_store
 from mmadapt.launch import child
 from mmadapt.launch.launcher import read_options
 from mmadapt.launch.locks import BusyError
@@ -38,8 +38,10 @@ from mmadapt.runner import Outcome, execute, remove_empty
 register_resolvers()
 register_plugins()
 share_store()
+list_choices()
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads cost a shared machine a factor of five
 _DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=(true|yes|on|1)", re.IGNORECASE)
+_NO_CHOICE = re.compile(r"experiment=(null|none)|sweep=null")
 
 
 def job(cfg: DictConfig) -> float | None:
@@ -83,8 +85,10 @@ def job(cfg: DictConfig) -> float | None:
 
 def main() -> None:
     """Run the command; mistakes of the user end as one message and exit code 1."""
+    # Hydra takes no null for a group: being the default of these, it is left out.
+    typed = [argument for argument in sys.argv[1:] if not _NO_CHOICE.fullmatch(argument)]
     # The source of a protocol is its data set; Hydra can choose an option only by the name of its group.
-    sys.argv[1:] = [re.sub(r"^protocol\.source=", "data=", argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [re.sub(r"^protocol\.source=", "data=", argument) for argument in typed]
     asked_for_trace = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us instead of Hydra's own printout
     for place, argument in enumerate(sys.argv):
