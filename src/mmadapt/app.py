@@ -21,12 +21,15 @@ from mmadapt.sweeps.report import outcomes
 from mmadapt.sweeps.search import NoObjectiveError
 
 _DRY_RUN = re.compile(r"\+{0,2}launch\.dry_run=(true|yes|on|1)", re.IGNORECASE)
+_NO_CHOICE = re.compile(r"experiment=none|(experiment|sweep|callbacks|debug)=null")
 
 
 def main() -> None:
     """Run the command; mistakes of the user end as one message and exit code 1."""
+    # Hydra takes no null for a group: being the default of these, it is left out.
+    typed = [argument for argument in sys.argv[1:] if not _NO_CHOICE.fullmatch(argument)]
     # The source of a protocol is its data set; Hydra can choose an option only by the name of its group.
-    sys.argv[1:] = [re.sub(r"^protocol\.source=", "data=", argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [re.sub(r"^protocol\.source=", "data=", argument) for argument in typed]
     asked_for_trace = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to us instead of Hydra's own printout
     for place, argument in enumerate(sys.argv):

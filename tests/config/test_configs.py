@@ -8,24 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from mmadapt.config.build import check_keys, instantiate, locate
-from mmadapt.config.hydra_versions import BASE
+from mmadapt.config.hydra_versions import BASE, list_choices
 from mmadapt.config.identity import differences, fingerprint
-from mmadapt.config.paths import CONF_DIR
+from mmadapt.config.paths import CONF_DIR, is_choice, options
 from mmadapt.config.schema import register_resolvers, resolve
 from mmadapt.errors import UserError
 
 register_resolvers()
-OPTIONS = [
-    (group.name, file.stem)
-    for group in sorted(CONF_DIR.iterdir())
-    if group.is_dir()
-    and group.name not in ("hydra", "tuned", "benchmark")  # benchmark: what data YAMLs share
-    for file in sorted(group.glob("*.yaml"))
-]
+GROUPS = sorted(path.name for path in CONF_DIR.iterdir() if path.is_dir() and is_choice(path.name))
+OPTIONS = [(group, option) for group in GROUPS for option in options(CONF_DIR / group) if group != "hydra"]
 LIVE = {"method": {"clip", "classes", "text_features"}, "trainer": set(), "data": set(), "clip": set()}
 
 
@@ -59,6 +56,59 @@ def test_tuned_values_are_parameters_of_their_method(file):
 def test_tuned_values_of_the_chosen_pair_are_picked_up():
     assert resolved("data=shapes", "method=clip_adapter")["method"]["optimizer"]["lr"] == 0.1
     assert resolved("data=folder", "data.root=/x", "method=clip_adapter")["method"]["optimizer"]["lr"] == 2e-3
+
+
+RELEASED = {  # gaopengcuhk/Tip-Adapter, configs/<data>.yaml: init_alpha, search_scale
+    "caltech101": (3, [12, 5]),
+    "dtd": (2, [13, 13]),
+    "eurosat": (2, [12, 10]),
+    "fgvc_aircraft": (5, [30, 30]),
+    "food101": (1.17, [10, 10]),
+    "imagenet": (1.17, [7, 3]),
+    "oxford_flowers": (10, [50, 50]),
+    "oxford_pets": (1.17, [7, 3]),
+    "stanford_cars": (3, [20, 10]),
+    "sun397": (1.17, [12, 10]),
+    "ucf101": (3, [7, 3]),
+}
+CACHES = {"tip_adapter": (0, 0), "tip_adapter_f": (20, 100), "xmadapter": (20, 100)}
+"""Epochs, and those for EuroSAT."""
+
+
+@pytest.mark.parametrize("method", CACHES)
+@pytest.mark.parametrize("data", options(CONF_DIR / "data"))
+def test_caches_start_and_search_as_released_for_each_data_set(data, method):
+    alpha, scale = RELEASED.get(data, RELEASED["imagenet"])
+    if data == "shapes":  # tuned/
+        alpha, scale = (40, [20, 60]) if method == "xmadapter" else (5, [30, 30])
+    root = ["data.root=/images"] if data == "folder" else []
+    found = resolved(f"data={data}", f"method={method}", *root)["method"]
+    expected = (
+        repr(alpha),
+        scale,
+        CACHES[method][data == "eurosat"],
+    )  # repr: 3 and 3.0 have two fingerprints
+    assert (repr(found["alpha"]), found["search_scale"], found["epochs"]) == expected
+
+
+def test_a_folder_is_no_published_data_set_and_the_command_line_wins_over_the_table():
+    own = resolved("data=folder", "data.root=/images/eurosat", "method=tip_adapter_f")
+    assert (own["data"]["name"], own["method"]["alpha"], own["method"]["epochs"]) == ("eurosat", 1.17, 20)
+    typed = ["method.alpha=9", "method.search_scale=[1,2]", "method.epochs=3"]
+    config = resolved("data=eurosat", "method=tip_adapter_f", *typed)
+    assert [config["method"][key] for key in ("alpha", "search_scale", "epochs")] == [9, [1, 2], 3]
+    assert config["trainer"]["max_epochs"] == 3
+
+
+def test_hydra_lists_choices_only():
+    list_choices()
+    list_choices()
+    with initialize_config_dir(str(CONF_DIR), **BASE):
+        loader = GlobalHydra.instance().config_loader()
+        assert [group for group in loader.list_groups("") if (CONF_DIR / group).is_dir()] == GROUPS
+        assert loader.get_group_options("data") == options(CONF_DIR / "data")
+    assert "_published" not in options(CONF_DIR / "data")
+    assert "tuned" not in GROUPS
 
 
 def test_a_data_set_may_choose_its_backbone_and_the_command_line_still_wins():
@@ -170,12 +220,19 @@ finally:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "method=tip_adapter_f", "clip=rn50"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--cfg", "job", "experiment=null", "sweep=null"],
+        ["--cfg", "job", "method=tip_adapter_f", "clip=rn50", "experiment=none"],
+    ],
 )
 def test_help_and_configuration_import_no_torch(arguments, tmp_path):
     done = run_python(HEAVY, *arguments, cwd=tmp_path)
     assert json.loads(done.stdout.splitlines()[-1]) == [], done.stderr
     assert "max_epochs" in done.stdout
+    assert "tuned" not in done.stdout
+    assert "_published" not in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -200,3 +257,11 @@ def test_targets_of_earlier_layouts_are_found_where_they_are_now(old, new):
 def test_a_nested_target_of_an_earlier_layout_is_built():
     node = {"_target_": "mmadapt.optim.Cosine", "_partial_": True}
     assert instantiate(node, "method.scheduler").func.__module__ == "mmadapt.methods.parts.schedules"
+
+
+def test_every_value_can_be_shown(tmp_path):
+    shown = run_python(
+        HEAVY, "--cfg", "job", "--resolve", "method=xmadapter", "data=eurosat", cwd=tmp_path
+    ).stdout
+    method = yaml.safe_load(shown.rpartition("\n[")[0])["method"]
+    assert [method[key] for key in ("alpha", "search_scale", "epochs")] == [2, [12, 10], 100]

@@ -113,6 +113,17 @@ def test_cells_compose_and_their_keys_are_parameters(name):
         assert "report" not in relevant(config)
 
 
+def test_values_for_a_cell_are_named_by_their_recipe():
+    line = "override /tuned/recipe"
+    named = {
+        f"{name}_{data}_{method}"
+        for name in PAPERS
+        if {line: f"{name}_${{data}}_${{method}}"} in raw(name).get("defaults", [])
+        for data, method in itertools.product(grid(name)["data"], grid(name)["method"])
+    }
+    assert {file.stem for file in (CONF_DIR / "tuned" / "recipe").glob("*.yaml")} <= named
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_values_for_a_protocol_do_not_reach_the_shapes(method):
     of = {p: resolved(f"method={method}", "data=shapes", f"protocol={p}")["method"] for p in PROTOCOLS}

@@ -41,8 +41,12 @@ def tree(tmp_path, write_tree):
         (["shots=none"], "shots='none' must be a whole number"),
         (["experiment=[quick,coop_table]"], "experiment=[quick,coop_table]: a run follows one recipe"),
         (
-            ["experiment=null"],
-            "experiment=null chooses nothing: leave it out, or choose from: clip_adapter_table",
+            ["method=null"],
+            "method=null chooses nothing: leave it out, or choose from: clip_adapter, cocoop",
+        ),
+        (
+            ["-m", "experiment=null,quick"],
+            "experiment=null,quick chooses nothing: leave it out, or choose from: clip_adapter_table",
         ),
     ],
 )

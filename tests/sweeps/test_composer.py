@@ -23,6 +23,8 @@ JOBS = [
     ["method=clip_adapter", "data=shapes_count", "shots=16", "method.epochs=3", "tag=a/b"],
     ["seed=1", "method=coop", "protocol=base_to_new", "method.n_ctx=4", "method.optimizer.lr=1e-3"],
     ["protocol=cross_dataset", "protocol.targets=[shapes_night, shapes_count]", "shots=1"],
+    ["data=eurosat", "method=xmadapter", "seed=2"],
+    ["data=eurosat", "method=xmadapter", "method.search_scale=[1,2]", "method.epochs=3"],
     ["logger=[csv,wandb]", "shots=2"],
     ["+trainer.fast_dev_run=true", "seed=4"],
     ["~logger", "seed=5"],

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import hydra
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
+
+from mmadapt.config.paths import is_choice
 
 _NEW = tuple(int(part) for part in hydra.__version__.split(".")[:2]) >= (1, 4)
 
@@ -37,6 +40,22 @@ def share_store() -> None:
     """
     store: Any = ConfigStore.instance()
     store.__deepcopy__ = lambda _: store
+
+
+def list_choices() -> None:
+    """Leave what is no choice out of Hydra's lists: the help, its errors, ``data=glob(*)``, shell completion.
+
+    What a configuration names still loads. May be called again.
+    """
+    repository: Any = ConfigRepository
+    every = repository.get_group_options
+    if every.__module__ == __name__:
+        return
+
+    def get_group_options(*args: Any, **kwargs: Any) -> list[str]:
+        return [name for name in every(*args, **kwargs) if is_choice(name)]
+
+    repository.get_group_options = get_group_options
 
 
 def register_resolver(name: str, resolver: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmadapt.config.hydra_versions import BASE
-from mmadapt.config.paths import CONF_DIR
+from mmadapt.config.paths import CONF_DIR, options
 from mmadapt.config.trainer_options import OPTIONS
 from mmadapt.errors import UserError, did_you_mean
 
@@ -38,9 +38,9 @@ def check_choices(arguments: Sequence[str]) -> None:
         group, _, option = argument.partition("=")
         if group == "experiment" and option.startswith("["):
             raise UserError(f"{argument}: a run follows one recipe. Choose one, and set the rest by hand.")
-        if option == "null" and (options := sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))):
+        if "null" in option.split(",") and (choices := options(CONF_DIR / group)):
             raise UserError(
-                f"{argument} chooses nothing: leave it out, or choose from: {', '.join(options)}."
+                f"{argument} chooses nothing: leave it out, or choose from: {', '.join(choices)}."
             )
 
 
@@ -53,10 +53,10 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
                 f"{group}={option} comes with an extra that is not installed: pip install 'mmadapt[{extra}]'."
             )
         # Hydra names no options for a choice inside a list, as in logger=[csv,wandbb].
-        options = error.options or sorted(file.stem for file in (CONF_DIR / group).glob("*.yaml"))
-        if group and options:
-            hint = did_you_mean(option, options)
-            return f"{group}={option} does not exist{hint}. Choose from: {', '.join(options)}."
+        choices = error.options or options(CONF_DIR / group)
+        if group and choices:
+            hint = did_you_mean(option, choices)
+            return f"{group}={option} does not exist{hint}. Choose from: {', '.join(choices)}."
     if (said := explain_value(error)) != str(error):
         return said
     if isinstance(error, (HydraException, OmegaConfBaseException)):

@@ -6,10 +6,11 @@ Imports neither torch nor Lightning, so that ``--help`` and ``--cfg job`` stay q
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mmadapt.config.hydra_versions import register_resolver
 from mmadapt.config.identity import IRRELEVANT
@@ -22,10 +23,11 @@ _SCALARS = ("shots", "seed", "tag", "overwrite", "save_predictions", "save_confu
 
 
 def register_resolvers() -> None:
-    """Make ``${basename:…}``, ``${parent:…}``, ``${absolute:…}``, ``${checked:…}`` and ``${from:…}`` available.
+    """Make ``${basename:…}``, ``${parent:…}``, ``${absolute:…}``, ``${checked:…}`` and those of tables available.
 
     ``${from:${shots},{1:50,2:100,8:200}}`` is the value at the largest key that is not above the number: 50 with
-    one shot, 100 from two on, 200 from eight on. May be called again.
+    one shot, 100 from two on, 200 from eight on. ``${by_data:${data},{dtd: 2, else: 1}}`` is the value for the
+    published data set of that name; a folder of one's own is none, whatever its name. May be called again.
     """
     resolvers: dict[str, Any] = {
         "basename": lambda path: Path(str(path)).expanduser().resolve().name,
@@ -33,9 +35,15 @@ def register_resolvers() -> None:
         "absolute": lambda path: str(Path(str(path)).expanduser().resolve()),
         "checked": check_scalar,
         "from": lambda number, table: table[max((key for key in table if key <= number), default=min(table))],
+        "by_data": _by_data,
     }
     for name, resolver in resolvers.items():
         register_resolver(name, resolver)
+
+
+def _by_data(data: DictConfig, table: Mapping[str, Any]) -> Any:
+    value = table.get(data.name if "folders" in data else "else", table["else"])
+    return ListConfig(value) if isinstance(value, list) else value  # --resolve knows no plain list
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

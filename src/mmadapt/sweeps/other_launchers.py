@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from mmadapt.config.hydra_versions import share_store
+from mmadapt.config.hydra_versions import list_choices, share_store
 from mmadapt.config.schema import register_resolvers
 from mmadapt.errors import UserError
 from mmadapt.runs.job import Outcome, execute, remove_empty
@@ -28,6 +28,7 @@ from mmadapt.sweeps.sweeper import register_plugins
 register_resolvers()
 register_plugins()
 share_store()
+list_choices()
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads cost a shared machine a factor of five
 
 _POLL_SECONDS = 0.5

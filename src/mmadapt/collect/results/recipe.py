@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mmadapt.config.paths import CONF_DIR
+from mmadapt.config.paths import CONF_DIR, options
 from mmadapt.errors import UserError, did_you_mean
 
 KEYS = ("view", "metric", "set", "methods", "data", "shots", "seeds", "protocol", "clip", "by_tag", "compare",
@@ -41,7 +41,7 @@ def read_recipe(name: str, folder: Path | None = None) -> Recipe:
     """
     folder = folder or CONF_DIR / "experiment"
     path = folder / f"{name}.yaml"
-    names = sorted(file.stem for file in folder.glob("*.yaml") if file.stem != "none")
+    names = options(folder)
     if name not in names:
         raise UserError(
             f"No experiment {name!r}{did_you_mean(name, names)} in {folder}. There are: {', '.join(names) or 'none'}."

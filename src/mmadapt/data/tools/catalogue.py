@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmadapt.config.paths import CONF_DIR
+from mmadapt.config.paths import CONF_DIR, options
 from mmadapt.data.published.locate import Home, best_folder
 from mmadapt.data.published.split_json import read_split_file
 from mmadapt.errors import UserError, did_you_mean
@@ -86,11 +86,11 @@ def data_root(root: Path | None) -> Path:
 def catalogue(root: Path | None = None) -> dict[str, Entry]:
     """Return all published data sets by name, alphabetically."""
     entries: dict[str, Entry] = {}
-    for file in sorted((CONF_DIR / "data").glob("*.yaml")):
-        facts: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    for name in options(CONF_DIR / "data"):
+        facts: Any = OmegaConf.to_container(OmegaConf.load(CONF_DIR / "data" / f"{name}.yaml"), resolve=False)
         if "folders" in facts:
             home = Home(facts["name"], data_root(root), tuple(facts["folders"]))
-            entries[file.stem] = Entry(facts, home)
+            entries[name] = Entry(facts, home)
     return entries
 
 
