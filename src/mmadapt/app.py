@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmadapt.config import CONF_DIR, register_resolvers
 from mmadapt.errors import UserError
 from mmadapt.explain import check_choices, explain
+from mmadapt.guard import Guard
 from mmadapt.hydra_line import BASE, share_store
 from mmadapt.launch import child
 from mmadapt.launch.launcher import read_options
@@ -76,7 +77,7 @@ def job(cfg: DictConfig) -> float | None:
         return None
     outcomes.append(outcome)
     if sweeping:
-        print_line(outcome, counter, searching=is_search(hydra_config))
+        Guard("The line of a job")(print_line, outcome, counter, searching=is_search(hydra_config))
         check_objective(objective(outcome), hydra_config.runtime.choices["method"], hydra_config)
     return objective(outcome)
 
@@ -126,4 +127,10 @@ def _finish() -> None:
     if outcomes:
         from mmadapt.summary import print_summary
 
-        print_summary(outcomes)
+        Guard("The summary")(print_summary, outcomes)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:  # nobody reads it: what is left in it must not change the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.config import resolve
 from mmadapt.errors import UserError
+from mmadapt.guard import Guard
 from mmadapt.identity import differences
 from mmadapt.launch.devices import secondary_process
 from mmadapt.launch.locks import LOCK_FILE, run_lock, try_lock
@@ -252,4 +253,4 @@ def noted(job: Job, *, resumed: bool = False) -> Iterator[None]:
         raise
     finally:
         package.removeHandler(handler)
-        handler.close()
+        Guard(LOG_FILE)(handler.close)

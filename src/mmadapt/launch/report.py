@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from mmadapt.errors import UserError
+from mmadapt.guard import Guard, say
 from mmadapt.launch.dry_run import duration
-from mmadapt.progress import ProgressBar, live_display
+from mmadapt.progress import ProgressBar, RaisingConsole, live_display, stop_display
 from mmadapt.runner import Outcome
 
 outcomes: list[Outcome] = []
@@ -78,13 +77,13 @@ def print_line(outcome: Outcome, counter: str, note: str = "", *, searching: boo
     """
     shown = "/".join(outcome.run_dir.parts[-6:])
     if outcome.status == "failed":
-        print(f"[{counter}] {shown}: failed. {outcome.error}{note}", file=sys.stderr, flush=True)
+        say(f"[{counter}] {shown}: failed. {outcome.error}{note}", "stderr")
         return
     name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
     if searching and (on_val := objective(outcome)) is not None:
         name, value = "val top-1", on_val
     took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
-    print(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}", flush=True)
+    say(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}")
 
 
 class SweepReport:
@@ -100,21 +99,20 @@ class SweepReport:
         """
         self.total, self.ended, self.failed, self.searching = total, ended, 0, searching
         self._computed, self._start = 0, time.monotonic()
-        console = Console(stderr=True)
-        self._live: Progress | None = live_display(console) if console.is_terminal and total > 1 else None
-        self._task = TaskID(0)
+        console = RaisingConsole(stderr=True)
+        self._live: Progress | None = live_display(console) if console.is_interactive and total > 1 else None
+        self._task, self._lines = TaskID(0), Guard("The line of a job")
 
     def __enter__(self) -> SweepReport:
         if self._live is not None:
-            self._task = self._live.add_task("sweep", total=self.total, completed=self.ended, note=" ")
-            self._live.start()
             ProgressBar.shared = self._live
+            self._task = self._live.add_task("sweep", total=self.total, completed=self.ended, note=" ")
+            ProgressBar.guard(self._live.start)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            ProgressBar.shared = None
-            self._live.stop()
+            ProgressBar.guard(stop_display)
 
     def begin(self) -> None:
         """Start the clock of the time left; what was finished before took no time."""
@@ -128,10 +126,10 @@ class SweepReport:
         left = self._left()
         if self._live is not None:
             note = f"{self.failed} failed, {self.total - self.ended} left{left}"
-            self._live.update(self._task, completed=self.ended, note=note)
+            ProgressBar.guard(self._live.update, self._task, completed=self.ended, note=note, refresh=True)
         # On a terminal the bar holds the time left.
-        note = left if self._live is None else ""
-        print_line(outcome, f"{self.ended}/{self.total}", note, searching=self.searching)
+        note = left if self._live is None or ProgressBar.guard.broken else ""
+        self._lines(print_line, outcome, f"{self.ended}/{self.total}", note, searching=self.searching)
         outcomes.append(outcome if self.total == 1 else replace(outcome, result=None))
 
     def leave(self, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmadapt.errors import UserError
+from mmadapt.guard import say
 from mmadapt.launch.child import Child
 from mmadapt.launch.devices import DevicePool, Lease
 from mmadapt.launch.locks import LOCK_FILE, holder
@@ -186,4 +187,4 @@ class Schedule:
         if not self._told:
             self._told = True
             held = "; ".join(f"{name} by {who}" for name, who in self._pool.holders().items())
-            print(f"Waiting for a free device (taken: {held}).", flush=True)
+            say(f"Waiting for a free device (taken: {held}).")

@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError
+from mmadapt.guard import say
 from mmadapt.launch.launcher import read_options
 
 BEST_FILE = "optimization_results.yaml"
@@ -67,4 +68,4 @@ class SearchSweeper(Sweeper):
         file = Path(str(self._config.hydra.sweep.dir), BEST_FILE)
         best = OmegaConf.load(file)
         values = " ".join(f"{key}={value}" for key, value in best.best_params.items())
-        print(f"Best top-1 on val: {100 * best.best_value:.2f} % with {values}\nStored in {file}")
+        say(f"Best top-1 on val: {100 * best.best_value:.2f} % with {values}\nStored in {file}")
