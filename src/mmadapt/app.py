@@ -14,6 +14,7 @@ from mmadapt.config.hydra_versions import BASE
 from mmadapt.config.messages import check_choices, explain
 from mmadapt.config.paths import CONF_DIR
 from mmadapt.errors import UserError
+from mmadapt.progress import Guard
 from mmadapt.runs.locks import BusyError
 from mmadapt.sweeps import child
 from mmadapt.sweeps.other_launchers import job
@@ -72,4 +73,10 @@ def _finish() -> None:
     if outcomes:
         from mmadapt.runs.summary import print_summary
 
-        print_summary(outcomes)
+        Guard("The summary")(print_summary, outcomes)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:  # nobody reads it: what is left in it must not change the exit code
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -24,11 +24,15 @@ class Command:
         return subprocess.Popen(
             [sys.executable, "-m", "mmadapt", *arguments],
             cwd=self.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={
-                **os.environ, "PYTHONPATH": f"{STUB}:{ROOT / 'src'}", "COLUMNS": "200", "STUB_LOG": str(self.log),
-                "MMADAPT_LOCKS": str(self.cwd / "locks"), "MMADAPT_DEVICES": "", **environment,
-            },
+            env={**os.environ, "COLUMNS": "200", **self.environment, **environment},
         )  # fmt: skip
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PYTHONPATH": f"{STUB}:{ROOT / 'src'}", "STUB_LOG": str(self.log),
+            "MMADAPT_LOCKS": str(self.cwd / "locks"), "MMADAPT_DEVICES": "",
+        }  # fmt: skip
 
     def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         return self.side_by_side(arguments, **environment)[0]

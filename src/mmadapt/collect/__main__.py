@@ -68,12 +68,12 @@ def _collect(options: argparse.Namespace) -> int:
         write_report(options.html, shown, failures, allow_mixed=options.allow_mixed)
         print(f"wrote {options.html} ({options.html.stat().st_size / 1e6:.1f} MB)", file=sys.stderr)
         return 0
-    if options.plot:
+    _emit_tables(_tables(selected, options), options)
+    if options.plot:  # after the tables, which are not to be lost with a figure
         from mmadapt.collect.figures.every import write_all
 
         paths = write_all(selected, options.plot, options.figure_format, **_arguments(options))
         print(f"{len(paths)} figures in {options.plot}", file=sys.stderr)
-    _emit_tables(_tables(selected, options), options)
     if failures:
         print(f"runs failed: {len(failures)} (--check lists them)", file=sys.stderr)
     return 0

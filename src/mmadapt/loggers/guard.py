@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmadapt.config.build import instantiate, locate, parameters
 from mmadapt.errors import UserError
+from mmadapt.progress import Guard
 from mmadapt.results import DETAILS_FILE, Result, RunKey
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Guarded(Logger):
 
     Attributes:
         inner: The logger.
-        broken: Whether it has raised one.
+        guard: Calls it.
     """
 
     def __init__(self, inner: Logger, name: str, advice: str = "") -> None:
@@ -40,23 +41,22 @@ class Guarded(Logger):
             advice: What the user can do about an error.
         """
         super().__init__()
-        self.inner, self.broken = inner, False
-        self._called, self._advice = name, advice
+        self.inner, self.guard = inner, Guard(name, advice)
 
     @property
     def name(self) -> str | None:
         """Name of the inner logger."""
-        return self.inner.name
+        return self.guard(getattr, self.inner, "name")
 
     @property
     def version(self) -> int | str | None:
         """Version of the inner logger."""
-        return self.inner.version
+        return self.guard(getattr, self.inner, "version")
 
     @property
     def save_dir(self) -> str | None:
         """Folder of the inner logger."""
-        return self.inner.save_dir
+        return self.guard(getattr, self.inner, "save_dir")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Hand metrics on."""
@@ -77,17 +77,8 @@ class Guarded(Logger):
     def call(self, method: str, *args: Any, **kwargs: Any) -> None:
         """Call a method of the inner logger, if it has it and has not failed before."""
         function = getattr(self.inner, method, None)
-        if self.broken or function is None:
-            return
-        try:
-            function(*args, **kwargs)
-        except Exception as error:
-            self.broken = True
-            log.warning(
-                "%s stopped with %s: %s. The run and its result are not affected.%s",
-                self._called, type(error).__name__, error, self._advice,
-            )  # fmt: skip
-            log.info("Where it happened", exc_info=True)
+        if function is not None:
+            self.guard(function, *args, **kwargs)
 
 
 class Loggers:
@@ -116,7 +107,7 @@ class Loggers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for logger in self.all:
-            logger.broken = False  # also what has failed is to be closed
+            logger.guard.broken = False  # also what has failed is to be closed
             logger.call("close", error is not None)
 
 
@@ -162,7 +153,7 @@ def read_details(run_dir: Path) -> dict[str, Any]:
         details: dict[str, Any] = json.loads((run_dir / DETAILS_FILE).read_text(encoding="utf-8"))["sets"]
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         log.warning("%s cannot be read (%s); the loggers show nothing of it.", run_dir / DETAILS_FILE, error)
         return {}
     return details

@@ -24,6 +24,7 @@ from mmadapt.config.identity import differences
 from mmadapt.config.schema import resolve
 from mmadapt.config.trainer_options import is_debug
 from mmadapt.errors import UserError
+from mmadapt.progress import Guard
 from mmadapt.results import (
     CHECKPOINT_FILE,
     DETAILS_FILE,
@@ -291,4 +292,4 @@ def noted(job: Job, *, resumed: bool = False) -> Iterator[None]:
         raise
     finally:
         package.removeHandler(handler)
-        handler.close()
+        Guard(LOG_FILE)(handler.close)

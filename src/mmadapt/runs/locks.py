@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mmadapt.errors import UserError
+from mmadapt.progress import say
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def run_lock(run_dir: Path, *, wait: bool) -> Iterator[None]:
         if not wait:
             raise busy
         if not told:
-            print(f"{busy} Waiting for it (Ctrl-C stops waiting).", file=sys.stderr, flush=True)
+            say(f"{busy} Waiting for it (Ctrl-C stops waiting).", "stderr")
             told = True
         time.sleep(_POLL_SECONDS)
     if lock.left_by is not None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from mmadapt.config.trainer_options import debug_note
+from mmadapt.progress import RaisingConsole
 from mmadapt.results import Score
 from mmadapt.runs.job import Outcome
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
     """Print the scores of a single run, or of a sweep its counts and what failed, and where results lie."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = RaisingConsole(highlight=False, soft_wrap=True)
     counts = Counter(outcome.status for outcome in outcomes)
     if len(outcomes) == 1:
         if outcomes[0].result is not None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from mmadapt.config.hydra_versions import list_choices, share_store
 from mmadapt.config.schema import register_resolvers
 from mmadapt.errors import UserError
+from mmadapt.progress import Guard
 from mmadapt.runs.job import Outcome, execute, remove_empty
 from mmadapt.sweeps.child import Child, command, started_by_a_sweep
 from mmadapt.sweeps.devices import DevicePool
@@ -70,7 +71,7 @@ def job(cfg: DictConfig) -> float | None:
         return None
     outcomes.append(outcome)
     if sweeping:
-        print_line(outcome, counter, searching=is_search(hydra_config))
+        Guard("The line of a job")(print_line, outcome, counter, searching=is_search(hydra_config))
         check_objective(objective(outcome), hydra_config.runtime.choices["method"], hydra_config)
     return objective(outcome)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from mmadapt.config.trainer_options import debug_note
-from mmadapt.progress import ProgressBar, live_display
+from mmadapt.progress import Guard, ProgressBar, RaisingConsole, live_display, say, stop_display
 from mmadapt.runs.job import Outcome
 from mmadapt.sweeps.dry_run import duration
 from mmadapt.sweeps.search import NoObjectiveError, is_search, objective
@@ -50,7 +48,7 @@ def print_line(outcome: Outcome, counter: str, note: str = "", *, searching: boo
     """
     shown = "/".join(outcome.run_dir.parts[-6:])
     if outcome.status == "failed":
-        print(f"[{counter}] {shown}: failed. {outcome.error}{note}", file=sys.stderr, flush=True)
+        say(f"[{counter}] {shown}: failed. {outcome.error}{note}", "stderr")
         return
     name, value = outcome.result.headline() if outcome.result else ("top-1", float("nan"))
     if searching and (on_val := objective(outcome)) is not None:
@@ -58,7 +56,7 @@ def print_line(outcome: Outcome, counter: str, note: str = "", *, searching: boo
     took = "already done" if outcome.status == "skipped" else f"{outcome.seconds:.1f} s"
     if outcome.status == "debug" and outcome.result:
         took += f"; {debug_note(outcome.result.config['trainer'])}"
-    print(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}", flush=True)
+    say(f"[{counter}] {shown}: {name} {100 * value:.2f} % ({took}){note}")
 
 
 class SweepReport:
@@ -74,21 +72,20 @@ class SweepReport:
         """
         self.total, self.ended, self.failed, self.searching = total, ended, 0, searching
         self._computed, self._start = 0, time.monotonic()
-        console = Console(stderr=True)
-        self._live: Progress | None = live_display(console) if console.is_terminal and total > 1 else None
-        self._task = TaskID(0)
+        console = RaisingConsole(stderr=True)
+        self._live: Progress | None = live_display(console) if console.is_interactive and total > 1 else None
+        self._task, self._lines = TaskID(0), Guard("The line of a job")
 
     def __enter__(self) -> SweepReport:
         if self._live is not None:
-            self._task = self._live.add_task("sweep", total=self.total, completed=self.ended, note=" ")
-            self._live.start()
             ProgressBar.shared = self._live
+            self._task = self._live.add_task("sweep", total=self.total, completed=self.ended, note=" ")
+            ProgressBar.guard(self._live.start)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            ProgressBar.shared = None
-            self._live.stop()
+            ProgressBar.guard(stop_display)
 
     def begin(self) -> None:
         """Start the clock of the time left; what was finished before took no time."""
@@ -102,10 +99,10 @@ class SweepReport:
         left = self._left()
         if self._live is not None:
             note = f"{self.failed} failed, {self.total - self.ended} left{left}"
-            self._live.update(self._task, completed=self.ended, note=note)
+            ProgressBar.guard(self._live.update, self._task, completed=self.ended, note=note, refresh=True)
         # On a terminal the bar holds the time left.
-        note = left if self._live is None else ""
-        print_line(outcome, f"{self.ended}/{self.total}", note, searching=self.searching)
+        note = left if self._live is None or ProgressBar.guard.broken else ""
+        self._lines(print_line, outcome, f"{self.ended}/{self.total}", note, searching=self.searching)
         outcomes.append(outcome if self.total == 1 else replace(outcome, result=None))
 
     def leave(self, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mmadapt.errors import UserError
+from mmadapt.progress import say
 from mmadapt.results import FAILURE_FILE
 from mmadapt.runs.job import Outcome, stored
 from mmadapt.runs.locks import LOCK_FILE, holder
@@ -188,4 +189,4 @@ class Schedule:
         if not self._told:
             self._told = True
             held = "; ".join(f"{name} by {who}" for name, who in self._pool.holders().items())
-            print(f"Waiting for a free device (taken: {held}).", flush=True)
+            say(f"Waiting for a free device (taken: {held}).")

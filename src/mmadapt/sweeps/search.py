@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from mmadapt.errors import UserError
+from mmadapt.progress import say
 from mmadapt.runs.job import Outcome
 from mmadapt.sweeps.options import read_options
 
@@ -68,7 +69,7 @@ class SearchSweeper(Sweeper):
         file = Path(str(self._config.hydra.sweep.dir), BEST_FILE)
         best = OmegaConf.load(file)
         values = " ".join(f"{key}={value}" for key, value in best.best_params.items())
-        print(f"Best top-1 on val: {100 * best.best_value:.2f} % with {values}\nStored in {file}")
+        say(f"Best top-1 on val: {100 * best.best_value:.2f} % with {values}\nStored in {file}")
 
 
 _GRIDS = ("mmadapt.sweeps.sweeper.GridSweeper", "hydra._internal.core_plugins.basic_sweeper.BasicSweeper")

@@ -11,6 +11,10 @@ from mmadapt.training.cost import Clock
 class TrainProgress(Callback):
     """Shows epochs, rate and time left once training lasts longer than two seconds."""
 
+    def __init__(self) -> None:
+        """Start without a bar."""
+        self._bar: ProgressBar | None = None
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         left = (trainer.max_epochs or 0) - trainer.current_epoch  # all, unless it was interrupted
@@ -18,11 +22,19 @@ class TrainProgress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count an epoch."""
-        self._bar.advance()
+        if self._bar is not None:
+            self._bar.advance()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the bar off, also after an error."""
-        if hasattr(self, "_bar"):
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar off."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the bar off after an error or Ctrl-C, when Lightning calls no other hook."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
             self._bar.close()
 
 
