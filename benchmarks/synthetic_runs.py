@@ -129,8 +129,9 @@ class Problem:
 def bare(run: Run) -> Run:
     """Train a run by a plain loop: PyTorch's modules, autograd and optimiser, nothing around them."""
     method = run.method
-    down, up, texts = method.down, method.up, method.text_features
-    scale, ratio = method.scale, method.ratio
+    adapter, texts = method.adapters["image"], method.text_features
+    down, up = adapter.down, adapter.up
+    scale, ratio = method.scale, adapter.ratio
     optimizer = method.optimizer([down.weight, up.weight])
     schedule = method.scheduler(optimizer, run.epochs) if method.scheduler else None
     (features, labels), seed = run.data.support, run.data.seed

@@ -49,6 +49,10 @@ def unit(x):
     return x / x.norm(dim=-1, keepdim=True)
 
 
+def layers(method, side):
+    return method.adapters[side].down, method.adapters[side].up
+
+
 def bottleneck(x, down, up, final_relu):
     out = F.linear(F.relu(F.linear(x, down.weight)), up.weight)
     return F.relu(out) if final_relu else out
@@ -60,9 +64,9 @@ def test_branches_follow_the_formula(texts, images, branch, final_relu):
     method = build(texts, branch=branch, ratio=0.3, text_ratio=0.6, final_relu=final_relu)
     image, text = images[0], texts
     if branch != "text":
-        image = 0.3 * bottleneck(image, method.down, method.up, final_relu) + 0.7 * image
+        image = 0.3 * bottleneck(image, *layers(method, "image"), final_relu) + 0.7 * image
     if branch != "visual":
-        text = 0.6 * bottleneck(text, method.text_down, method.text_up, final_relu) + 0.4 * text
+        text = 0.6 * bottleneck(text, *layers(method, "text"), final_relu) + 0.4 * text
     expected = torch.tensor(3.0).exp() * unit(image) @ unit(text).T
     torch.testing.assert_close(method(images[0]), expected, atol=1e-5, rtol=1e-5)
     assert sum(p.numel() for p in method.trainable_parameters()) == 2 * D * (D // 4) * (
@@ -108,7 +112,7 @@ def test_grid_equals_separate_runs_and_keeps_the_best_on_val(texts, images, bran
         train(runs[-1], images)
     generator = torch.Generator().manual_seed(5)
     val = FeatureSet(torch.randn(1, 200, D, generator=generator, dtype=torch.float64), torch.arange(200) % C)
-    for run, logits in zip(runs, stacked._stacked_logits(val.image_features[0]), strict=True):
+    for run, logits in zip(runs, stacked.stacked_logits(val.image_features[0]), strict=True):
         torch.testing.assert_close(run(val.image_features[0]), logits, atol=1e-10, rtol=1e-10)
     hits = [int((run(val.image_features[0]).argmax(-1) == val.labels).sum()) for run in runs]
     assert len(set(hits)) > 1, "the grid must not be a tie"

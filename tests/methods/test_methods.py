@@ -13,8 +13,9 @@ from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Method, class_text_features
-from mmadapt.methods.clip_adapter import ClipAdapter, adapter_features
+from mmadapt.methods.clip_adapter import ClipAdapter
 from mmadapt.methods.linear_probe import LinearProbe
+from mmadapt.methods.parts.bottleneck import adapter_features
 from mmadapt.methods.tip_adapter import TipAdapter, TipAdapterF
 from mmadapt.methods.zero_shot import ZeroShot
 
@@ -134,8 +135,9 @@ def test_templates_are_normalised_each_then_averaged_then_normalised(small_clip)
 def test_clip_adapter_is_the_released_formula(small_clip, shots):
     method = ClipAdapter(small_clip, CLASSES, ratio=0.3)
     f = shots.image_features[0]
-    hidden = torch.relu(f @ method.down.weight.T)
-    blended = 0.3 * torch.relu(hidden @ method.up.weight.T) + 0.7 * f
+    adapter = method.adapters["image"]
+    hidden = torch.relu(f @ adapter.down.weight.T)
+    blended = 0.3 * torch.relu(hidden @ adapter.up.weight.T) + 0.7 * f
     expected = small_clip.logit_scale.exp() * F.normalize(blended, dim=-1) @ method.text_features.T
     torch.testing.assert_close(method(f), expected)
     assert sum(p.numel() for p in method.trainable_parameters()) == 2 * small_clip.dim * (small_clip.dim // 4)

@@ -81,7 +81,9 @@ def test_the_schedule_is_stepped_as_in_the_textbook_loop(schedule_by, small_clip
 
 def test_a_scaled_loss_gives_the_same_weights(small_clip):
     plain, *scaled = (
-        trained(ClipAdapter(small_clip, CLASSES, epochs=3), whole=whole, plugin=plugin)[1].down.weight
+        trained(ClipAdapter(small_clip, CLASSES, epochs=3), whole=whole, plugin=plugin)[1]
+        .adapters["image"]
+        .down.weight
         for whole, plugin in (
             (True, None),
             (True, ScaledGradients("16-mixed", "cpu")),
@@ -95,7 +97,7 @@ def test_a_scaled_loss_gives_the_same_weights(small_clip):
 def test_a_loss_that_is_no_number_is_refused_with_its_epoch_either_way(small_clip):
     for whole in (True, False):
         method = ClipAdapter(small_clip, CLASSES)
-        method.loss = lambda batch, method=method: method.down.weight.sum() * float("nan")
+        method.loss = lambda batch, method=method: method.adapters["image"].down.weight.sum() * float("nan")
         with pytest.raises(UserError, match=r"became nan in epoch 1.*method\.optimizer\.lr|not finite"):
             trained(method, whole=whole)
 

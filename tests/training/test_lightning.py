@@ -121,7 +121,7 @@ def test_options_of_the_trainer_have_their_effect(options, small_clip, root):
         method = ClipAdapter(small_clip, data_classes(root), epochs=3, batch_size=4, scheduler=None)
         trainer = Trainer(**QUIET, **more)
         trainer.fit(method, datamodule=folder(root))
-        weights.append(method.down.weight.detach().clone())
+        weights.append(method.adapters["image"].down.weight.detach().clone())
         assert trainer.current_epoch == more.get("max_epochs", 3)
     assert not torch.equal(*weights)
 
