@@ -18,6 +18,7 @@ from mmadapt.config.hydra_versions import BASE, list_choices
 from mmadapt.config.identity import differences, fingerprint
 from mmadapt.config.paths import CONF_DIR, is_choice, options
 from mmadapt.config.schema import register_resolvers, resolve
+from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 
 register_resolvers()
@@ -254,9 +255,11 @@ def test_targets_of_earlier_layouts_are_found_where_they_are_now(old, new):
     assert locate(old, "method").__module__ == new
 
 
-def test_a_nested_target_of_an_earlier_layout_is_built():
-    node = {"_target_": "mmadapt.optim.Cosine", "_partial_": True}
-    assert instantiate(node, "method.scheduler").func.__module__ == "mmadapt.methods.parts.schedules"
+def test_a_nested_target_of_an_earlier_layout_is_built(small_clip):
+    scheduler = {"_target_": "mmadapt.optim.Cosine", "_partial_": True}
+    node = {"_target_": "mmadapt.methods.zero_shot.ZeroShot", "scheduler": scheduler}
+    method = instantiate(node, "method", clip=small_clip, classes=ClassSet(("cat", "dog")))
+    assert method.scheduler.func.__module__ == "mmadapt.methods.parts.schedules"
 
 
 def test_every_value_can_be_shown(tmp_path):

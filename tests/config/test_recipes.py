@@ -21,7 +21,6 @@ from mmadapt.config.schema import register_resolvers, resolve
 from mmadapt.config.targets import PROTOCOLS, scored_sets
 from mmadapt.data.shapes import dataset as shapes
 from mmadapt.data.shapes import specs as shapes_specs
-from mmadapt.data.shapes import worlds as shapes_worlds
 
 register_resolvers()
 FOLDER = CONF_DIR / "experiment"
@@ -199,20 +198,17 @@ def shares():
 def features(tmp_path_factory):
     """The feature store of worlds that hold two training, one val and two test images of each class."""
     small = {name: replace(spec, per_class=(2, 1, 2)) for name, spec in shapes_specs.worlds().items()}
-    caches = (shapes._chunk, shapes_worlds.identity)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes_specs, "worlds", lambda: small)
-        for function in caches:
-            function.cache_clear()
+        shapes._chunk.cache_clear()
         yield tmp_path_factory.mktemp("features")
-    for function in caches:
-        function.cache_clear()
+    shapes._chunk.cache_clear()
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_offline_twin_runs(name, features, tmp_path, monkeypatch):
     protocol, methods = composed(f"experiment={name}").protocol.name, shares()[name]
-    monkeypatch.setattr(app, "outcomes", [])
+    app.outcomes.clear()
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main() sets it; other tests must not see that
     monkeypatch.delenv("HYDRA_FULL_ERROR")
     command = ["mmadapt", "-m", f"experiment={name}", "sweep=offline", "seed=1", "shots=1", "trainer=cpu",

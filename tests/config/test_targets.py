@@ -55,7 +55,7 @@ def run(zoo, tmp_path, small_clip, monkeypatch):
     """Run the command line in this process; return the result."""
 
     def execute(method, *arguments):
-        monkeypatch.setattr(app, "outcomes", [])
+        app.outcomes.clear()
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # main() sets it; other tests must not see that
         monkeypatch.delenv("HYDRA_FULL_ERROR")
         command = ["mmadapt", "--config-dir", str(zoo / "conf"), f"method={method}", "shots=2", "trainer=cpu",

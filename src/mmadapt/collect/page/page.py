@@ -47,7 +47,7 @@ def render(runs: Sequence[Run], failures: Sequence[Failure] = (), *, allow_mixed
     methods = sort_names({run.key.method for run in runs}, METHOD_ORDER)
     index = numbers(methods)
     details = {position: found for position, run in enumerate(runs) if (found := behind.read(run.path))}
-    folder = files("mmadapt.collect.page.page") / "templates"
+    folder = files("mmadapt.collect.page") / "templates"
     text = {name: (folder / name).read_text(encoding="utf-8") for name in _FILES}
     script = text["report.js"].strip()
     environment = Environment(
