@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self, Unpack, get_args
+from typing import Self, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +11,14 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.errors import UserError, one_of
+from mmadapt.errors import one_of
 from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Method
-from mmadapt.methods.parts.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
+from mmadapt.methods.parts.cache import SearchAlpha, class_affinities, shots_per_class
+from mmadapt.methods.parts.cache_search import search_alpha_beta, search_exact_alpha, search_grids
 from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.parts.recipe import Recipe
 from mmadapt.methods.transfer import Transfer
-
-SearchAlpha = Literal["grid", "exact"]
 
 
 class TipAdapter(Method):
@@ -35,7 +34,7 @@ class TipAdapter(Method):
     """
 
     transfer: Transfer = "text_only"
-    trains_keys: ClassVar[bool] = False
+    trains_keys: bool = False
     cache_labels: Tensor
     alpha: Tensor
     beta: Tensor
@@ -57,8 +56,6 @@ class TipAdapter(Method):
         """Bind the backbone; the cache is built by `adapt`.
 
         Args:
-            clip: The frozen backbone.
-            classes: Names and templates of the C classes.
             alpha: Residual ratio α before the search.
             beta: Sharpness β before the search.
             search_scale: Upper ends of the grid of β and α, not included; None keeps the two as given.
@@ -66,21 +63,14 @@ class TipAdapter(Method):
             search_alpha: ``grid``: the released grid of α. ``exact``: the optimum over all real α up to the upper
                 end, for each β of the grid; the midpoint of the widest stretch of α with most val images right.
             logit_scale: Factor s of the cosine; None is the model's own, the released code has 100.
-            text_features: Unit text features (C, D), if encoded before.
-            recipe: See `Recipe`.
 
         Raises:
             UserError: If the search grid is empty or ``search_alpha`` unknown.
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
         one_of("method.search_alpha", search_alpha, get_args(SearchAlpha))
-        if search_scale is not None and (min(search_scale) <= 0.1 or min(search_step) < 1):
-            raise UserError(
-                f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: "
-                "the grid of β and α starts at 0.1."
-            )
         self.search_scale = search_scale
-        self.search_step = search_step
+        self.betas, self.alphas = search_grids(search_scale, search_step)
         self.search_alpha = search_alpha
         self.scale = scale_of(clip, logit_scale)
         self.register_buffer("alpha", torch.tensor(float(alpha)))
@@ -111,11 +101,9 @@ class TipAdapter(Method):
         features = F.normalize(image_features, dim=-1)
         zero_shot = self.scale * features @ self.text_features.T
         cosines = features @ self.cache_keys.T
-        if self.shots_per_class:
-            each = (self.beta * (cosines - 1)).exp().unflatten(-1, (-1, self.shots_per_class))
-            votes: Tensor = each.sum(dim=-1)
-        else:
-            votes = class_affinities(cosines, self.cache_labels, len(self.classes), self.beta)
+        votes = class_affinities(
+            cosines, self.cache_labels, len(self.classes), self.beta, self.shots_per_class
+        )
         return zero_shot + self.alpha * votes
 
     @torch.no_grad()
@@ -126,11 +114,10 @@ class TipAdapter(Method):
         features = F.normalize(val.image_features[0], dim=-1)
         zero_shot = self.scale * features @ self.text_features.T
         evidence = zero_shot, features @ self.cache_keys.T, self.cache_labels, val.labels
-        betas = search_grid(self.search_scale[0], self.search_step[0])
         if self.search_alpha == "exact":
-            best = search_exact_alpha(*evidence, self.search_scale[1], betas)
+            best = search_exact_alpha(*evidence, self.search_scale[1], self.betas)
         else:
-            best = search_alpha_beta(*evidence, search_grid(self.search_scale[1], self.search_step[1]), betas)
+            best = search_alpha_beta(*evidence, self.alphas, self.betas)
         self.alpha.fill_(best.alpha)
         self.beta.fill_(best.beta)
         self.tuned = {"alpha": best.alpha, "beta": best.beta}
@@ -138,9 +125,8 @@ class TipAdapter(Method):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Take over a cache of another size than the present one."""
         stored = state_dict.get(prefix + "cache_keys")
-        if (
-            stored is not None and stored.shape != self.cache_keys.shape
-        ):  # equal ones stay what the optimiser holds
+        # A cache of equal size stays the tensor that the optimiser holds.
+        if stored is not None and stored.shape != self.cache_keys.shape:
             labels = state_dict[prefix + "cache_labels"]
             self._set_cache(stored.to(self.cache_keys.device), labels.to(self.cache_keys.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -156,18 +142,4 @@ class TipAdapterF(TipAdapter):
     it augments afresh each epoch, here the cached views are cycled through.
     """
 
-    trains_keys: ClassVar[bool] = True
-
-
-def search_grid(scale: float, steps: int) -> list[float]:
-    """Return ``0.1 + i (scale − 0.1) / steps`` for i < steps: the released grid, upper end excluded."""
-    return [0.1 + i * (scale - 0.1) / steps for i in range(steps)]
-
-
-def shots_per_class(labels: Tensor, classes: int) -> int:
-    """Return K if labels are K times class 0, then K times class 1 and so on; 0 if they are anything else."""
-    shots, rest = divmod(len(labels), classes)
-    if rest or not shots:
-        return 0
-    expected = torch.arange(classes, device=labels.device).repeat_interleave(shots)
-    return shots if torch.equal(labels, expected) else 0
+    trains_keys = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from mmadapt.config.build import instantiate
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 
+TextSource = Literal["template", "coop"]
 _WEIGHTS, _CONFIG = "adapter.safetensors", "config.yaml"
 
 
