@@ -86,9 +86,7 @@ class XMAdapter(TipAdapter):
             self.register_buffer("text_features", self.text_features)
             self.transfer = "none"  # the maps were trained with texts that exist for these classes only
         self.text_cache.align(self.text_features)
-        self.trains_keys = (
-            fusion != "text" and not training_free
-        )  # only what can change the logits is trained
+        self.trains_keys = fusion != "text" and not training_free  # nothing without effect is trained
         self.cache_keys.requires_grad_(self.trains_keys)
         self.text_cache.requires_grad_(fusion != "image" and not training_free)
 
