@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.common import Outcome, compare, store
+from mmadapt.methods.parts.cache import search_grid
 from mmadapt.methods.parts.cache_search import correct_on_grid, search_exact_alpha
-from mmadapt.methods.tip_adapter import search_grid
 
 SHOTS, WIDTH, GOAL = 16, 512, 50.0
 

@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from mmadapt.methods.parts import cache_search
+from mmadapt.methods.parts.cache import search_grid
 from mmadapt.methods.parts.cache_search import (
     class_affinities,
     correct_on_grid,
     search_alpha_beta,
     search_exact_alpha,
 )
-from mmadapt.methods.tip_adapter import search_grid
 
 
 def plain_grid(zero_shot, cosines, cache_labels, labels, alphas, betas):

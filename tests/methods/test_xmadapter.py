@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 from mmadapt.features.encoder import FeatureSet
+from mmadapt.methods.parts.text_cache import Evidence
 from mmadapt.methods.tip_adapter import TipAdapterF
-from mmadapt.methods.xmadapter import Evidence, XMAdapter
+from mmadapt.methods.xmadapter import XMAdapter
 
 D, E, C, K, B = 24, 6, 5, 4, 9
 CLASSES = ClassSet(tuple("abcde"))
@@ -57,8 +58,10 @@ def affinities(method, features):
     """Both affinity matrices (B, NK) with the text cache laid out item by item, as the paper has it."""
     f, labels = unit(features), method.cache_labels
     image = torch.exp(-method.beta * (1 - f @ method.cache_keys.T))
-    items = F.normalize(method.meta_net(TEXTS), dim=-1)[labels]
-    text = torch.exp(-method.text_beta * (1 - F.normalize(method.img2txt(f), dim=-1) @ items.T))
+    items = F.normalize(method.text_cache.meta_net(TEXTS), dim=-1)[labels]
+    text = torch.exp(
+        -method.text_cache.beta * (1 - F.normalize(method.text_cache.img2txt(f), dim=-1) @ items.T)
+    )
     return image, text, F.one_hot(labels, C).float()
 
 
@@ -67,7 +70,7 @@ def affinities(method, features):
 def test_logits_follow_the_formula(fusion, projection):
     method = build(fusion=fusion, gamma=0.3, alpha=2.0, beta=1.5, text_beta=4.0, projection=projection)
     with torch.no_grad():
-        for parameter in (*method.img2txt.parameters(), *method.meta_net.parameters()):
+        for parameter in (*method.text_cache.img2txt.parameters(), *method.text_cache.meta_net.parameters()):
             parameter += 0.1 * torch.randn_like(parameter)
     features = 5 * random(B, D, seed=4)
     image, text, values = affinities(method, features)
@@ -102,8 +105,8 @@ def test_the_image_cache_alone_is_tip_adapter_f_to_the_last_bit(options):
 
 def test_both_maps_start_as_the_same_orthonormal_rows():
     method = build(low_dim=E)
-    weight = method.img2txt.weight
-    assert torch.equal(weight, method.meta_net.weight)
+    weight = method.text_cache.img2txt.weight
+    assert torch.equal(weight, method.text_cache.meta_net.weight)
     torch.testing.assert_close(weight @ weight.T, torch.eye(E), atol=1e-6, rtol=0)
     features = unit(random(B, D))
     # E ≥ C: the subspace holds every class text, so projected texts keep their products with images.
@@ -167,7 +170,7 @@ def test_gamma_is_found_when_one_cache_is_useless():
     noise = 3 * torch.rand(40, K * C, generator=torch.Generator().manual_seed(8))
     method._search(Evidence(torch.zeros(40, C), noise, text), labels)
     assert method.tuned["gamma"] == 0.0
-    assert torch.sigmoid(method.gamma_logit) == 0.0
+    assert torch.sigmoid(method.text_cache.gamma_logit) == 0.0
 
 
 def test_coop_needs_its_run(tmp_path):

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.errors import UserError, one_of
+from mmadapt.errors import one_of
 from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Method
+from mmadapt.methods.parts.cache import check_grid, search_grid, shots_per_class
 from mmadapt.methods.parts.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
 from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.parts.recipe import Recipe
@@ -57,8 +58,6 @@ class TipAdapter(Method):
         """Bind the backbone; the cache is built by `adapt`.
 
         Args:
-            clip: The frozen backbone.
-            classes: Names and templates of the C classes.
             alpha: Residual ratio α before the search.
             beta: Sharpness β before the search.
             search_scale: Upper ends of the grid of β and α, not included; None keeps the two as given.
@@ -66,22 +65,14 @@ class TipAdapter(Method):
             search_alpha: ``grid``: the released grid of α. ``exact``: the optimum over all real α up to the upper
                 end, for each β of the grid; the midpoint of the widest stretch of α with most val images right.
             logit_scale: Factor s of the cosine; None is the model's own, the released code has 100.
-            text_features: Unit text features (C, D), if encoded before.
-            recipe: See `Recipe`.
 
         Raises:
             UserError: If the search grid is empty or ``search_alpha`` unknown.
         """
         super().__init__(clip, classes, text_features=text_features, **recipe)
         one_of("method.search_alpha", search_alpha, get_args(SearchAlpha))
-        if search_scale is not None and (min(search_scale) <= 0.1 or min(search_step) < 1):
-            raise UserError(
-                f"method.search_scale={list(search_scale)}, search_step={list(search_step)}: "
-                "the grid of β and α starts at 0.1."
-            )
-        self.search_scale = search_scale
-        self.search_step = search_step
-        self.search_alpha = search_alpha
+        check_grid(search_scale, search_step)
+        self.search_scale, self.search_step, self.search_alpha = search_scale, search_step, search_alpha
         self.scale = scale_of(clip, logit_scale)
         self.register_buffer("alpha", torch.tensor(float(alpha)))
         self.register_buffer("beta", torch.tensor(float(beta)))
@@ -157,17 +148,3 @@ class TipAdapterF(TipAdapter):
     """
 
     trains_keys: ClassVar[bool] = True
-
-
-def search_grid(scale: float, steps: int) -> list[float]:
-    """Return ``0.1 + i (scale − 0.1) / steps`` for i < steps: the released grid, upper end excluded."""
-    return [0.1 + i * (scale - 0.1) / steps for i in range(steps)]
-
-
-def shots_per_class(labels: Tensor, classes: int) -> int:
-    """Return K if labels are K times class 0, then K times class 1 and so on; 0 if they are anything else."""
-    shots, rest = divmod(len(labels), classes)
-    if rest or not shots:
-        return 0
-    expected = torch.arange(classes, device=labels.device).repeat_interleave(shots)
-    return shots if torch.equal(labels, expected) else 0

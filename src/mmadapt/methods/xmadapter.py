@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, Self, Unpack, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
-from mmadapt.distributed import global_mean
-from mmadapt.errors import UserError, one_of
+from mmadapt.errors import one_of
 from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Batch
-from mmadapt.methods.parts.cache_search import class_affinities, correct_for_votes
+from mmadapt.methods.parts.cache import search_grid
+from mmadapt.methods.parts.cache_search import class_affinities
 from mmadapt.methods.parts.coop_texts import coop_text_features
+from mmadapt.methods.parts.frozen_clip import renamed
 from mmadapt.methods.parts.recipe import Recipe
-from mmadapt.methods.parts.xm_evidence import Evidence, projection_map, unit_mean
-from mmadapt.methods.tip_adapter import TipAdapter, search_grid
+from mmadapt.methods.parts.text_cache import Evidence, Fusion, Projection, TextCache, focal, unit_mean
+from mmadapt.methods.parts.xm_search import search_fused
+from mmadapt.methods.tip_adapter import TipAdapter
 
-Fusion = Literal["learned", "confidence", "fixed", "image", "text"]
 HardWeight = Literal["class", "all", "focal", "none"]
 TextSource = Literal["template", "coop"]
-GAMMAS = tuple(i / 10 for i in range(11))
+_EARLIER = {
+    "img2txt.": "text_cache.img2txt.",
+    "meta_net.": "text_cache.meta_net.",
+    "text_beta": "text_cache.beta",
+    "gamma_logit": "text_cache.gamma_logit",
+}
+"""What weights were called before they were part of a text cache."""
 
 
 class XMAdapter(TipAdapter):
@@ -49,14 +57,10 @@ class XMAdapter(TipAdapter):
     votes N_y times one affinity for each class. The caches hold the classes that were trained on, no others.
 
     Attributes:
-        img2txt: P_I, D → E.
-        meta_net: P_T, D → E.
-        text_beta: Sharpness β_T.
-        gamma_logit: γ before the sigmoid, if it is learned.
+        text_cache: P_I, P_T, β_T and γ.
     """
 
     trains_keys: ClassVar[bool] = True
-    text_beta: Tensor
 
     def __init__(
         self,
@@ -83,8 +87,6 @@ class XMAdapter(TipAdapter):
         """Build the maps; the image cache is built by `adapt`.
 
         Args:
-            clip: The frozen backbone.
-            classes: Names and templates of the C classes.
             alpha: Residual ratio α before the search.
             beta: Sharpness β of the image affinities before the search.
             text_beta: Sharpness β_T of the text affinities before the search; None is ``beta``.
@@ -102,40 +104,33 @@ class XMAdapter(TipAdapter):
             search_scale: Upper ends of the grid of β (and β_T) and α, not included; None searches nothing.
             search_step: Number of grid points of β (and β_T) and of α, from 0.1 upwards.
             logit_scale: Factor s of the cosine; None is the model's own.
-            text_features: Unit text features (C, D), if encoded before: of any prompts.
-            recipe: See `Recipe`.
 
         Raises:
             UserError: If a word is unknown or a number out of range.
         """
         super().__init__(
-            clip, classes, alpha=alpha, beta=beta, search_scale=search_scale, search_step=search_step,
-            logit_scale=logit_scale, text_features=text_features, **recipe,
-        )  # fmt: skip
+            clip,
+            classes,
+            alpha=alpha,
+            beta=beta,
+            search_scale=search_scale,
+            search_step=search_step,
+            logit_scale=logit_scale,
+            text_features=text_features,
+            **recipe,
+        )
         one_of("method.fusion", fusion, get_args(Fusion))
         one_of("method.hard_weight", hard_weight, get_args(HardWeight))
-        one_of("method.projection", projection, ("linear", "mlp"))
+        one_of("method.projection", projection, get_args(Projection))
         one_of("method.text_source", text_source, get_args(TextSource))
-        low_dim = max(clip.dim // 4, 1) if low_dim is None else low_dim
-        if not 1 <= low_dim <= clip.dim:
-            raise UserError(f"method.low_dim={low_dim} must lie between 1 and the feature width {clip.dim}.")
-        if not 0 <= gamma <= 1 or (fusion == "learned" and gamma in (0, 1)):
-            raise UserError(
-                f"method.gamma={gamma} must lie in [0, 1], inside it to be learned; "
-                "use method.fusion=image or text for one cache alone."
-            )
-        self.fusion, self.hard_weight, self.text_source = fusion, hard_weight, text_source
-        self.coop_run, self.training_free = coop_run, training_free
-        self.gamma = {"image": 1.0, "text": 0.0}.get(fusion, float(gamma))
-        self.register_buffer("text_beta", torch.tensor(float(beta if text_beta is None else text_beta)))
-        self.img2txt = projection_map(clip.dim, low_dim, projection)
-        self.meta_net = projection_map(clip.dim, low_dim, projection)
-        if fusion == "learned":
-            self.gamma_logit = nn.Parameter(torch.logit(torch.tensor(self.gamma)))
+        self.hard_weight, self.training_free = hard_weight, training_free
+        self.text_source, self.coop_run = text_source, coop_run
+        text_beta = beta if text_beta is None else text_beta
+        self.text_cache = TextCache(clip.dim, low_dim, projection, text_beta, fusion, gamma)
         if text_source == "coop":  # these texts cannot be encoded again from the class names
             self.register_buffer("text_features", self.text_features)
             self.transfer = "none"  # the maps were trained with texts that exist for these classes only
-        self._align()
+        self.text_cache.align(self.text_features)
         self._freeze()
 
     def adapt(self, support: FeatureSet, val: FeatureSet) -> None:
@@ -144,26 +139,17 @@ class XMAdapter(TipAdapter):
         if self.text_source == "coop":
             texts = coop_text_features(self.clip, self.classes, self.coop_run)
             self.text_features = texts.to(self.text_features)
-            self._align()
+            self.text_cache.align(self.text_features)
         self._freeze()
 
     def _freeze(self) -> None:
         """Leave to the optimiser only what can change the logits."""
         if self.training_free:
             self.requires_grad_(False)
-        elif self.fusion == "image":
-            self.img2txt.requires_grad_(False)
-            self.meta_net.requires_grad_(False)
-        elif self.fusion == "text":
+        elif self.text_cache.fusion == "image":
+            self.text_cache.requires_grad_(False)
+        elif self.text_cache.fusion == "text":
             self.cache_keys.requires_grad_(False)
-
-    @torch.no_grad()
-    def _align(self) -> None:
-        """Start both maps alike; a linear one with the leading right singular vectors of the texts."""
-        if isinstance(self.img2txt, nn.Linear):
-            basis = torch.linalg.svd(self.text_features.double().cpu(), full_matrices=True).Vh
-            self.img2txt.weight.copy_(basis[: self.img2txt.out_features])
-        self.meta_net.load_state_dict(self.img2txt.state_dict())
 
     def text_side(self, classes: ClassSet, text_features: Tensor) -> Self:
         """Return zero-shot logits plus the votes of a text cache of these classes alone (γ = 0).
@@ -175,24 +161,18 @@ class XMAdapter(TipAdapter):
         shots = int(self._shots().max())
         labels = torch.arange(len(classes), device=self.cache_labels.device).repeat_interleave(shots)
         twin._set_cache(self.cache_keys.new_zeros(len(labels), self.cache_keys.shape[1]), labels)
-        twin.fusion, twin.gamma = "text", 0.0
+        twin.text_cache = self.text_cache.alone()
         return twin
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Return zero-shot logits plus the fused votes of both caches (B, C)."""
-        evidence = self.evidence(image_features)
-        return evidence.zero_shot + self.alpha * self._votes(evidence)
+        return self._logits(self.evidence(image_features))
 
     def evidence(self, image_features: Tensor) -> Evidence:
         """Return the cosines of raw image features (B, D) with texts and both caches."""
-        features = F.normalize(image_features, dim=-1)
-        low_images = F.normalize(self.img2txt(features), dim=-1)
-        low_texts = F.normalize(self.meta_net(self.text_features), dim=-1)
-        return Evidence(
-            self.scale * features @ self.text_features.T,
-            features @ self.cache_keys.T,
-            low_images @ low_texts.T,
-        )
+        features, texts = F.normalize(image_features, dim=-1), self.text_features
+        zero_shot = self.scale * features @ texts.T
+        return Evidence(zero_shot, features @ self.cache_keys.T, self.text_cache(features, texts))
 
     def image_votes(self, evidence: Evidence, beta: float | Tensor) -> Tensor:
         """Return the image affinities summed over the shots of each class, (B, C)."""
@@ -202,93 +182,64 @@ class XMAdapter(TipAdapter):
         """Return the same of the text affinities: each class's own, times its number of shots."""
         return torch.exp(beta * (evidence.text_cosines - 1)) * self._shots()
 
-    def fuse(self, image_votes: Tensor, text_votes: Tensor, gamma: float | Tensor | None = None) -> Tensor:
-        """Return ``γ · image_votes + (1 − γ) · text_votes``, by this adapter's own γ unless given."""
-        gamma = self._gamma(image_votes, text_votes) if gamma is None else gamma
-        return gamma * image_votes + (1 - gamma) * text_votes
-
-    def _votes(self, evidence: Evidence) -> Tensor:
-        return self.fuse(self.image_votes(evidence, self.beta), self.text_votes(evidence, self.text_beta))
-
-    def _gamma(self, image_votes: Tensor, text_votes: Tensor) -> float | Tensor:
-        if self.fusion == "confidence":
-            image, text = (v.softmax(dim=-1).amax(dim=-1, keepdim=True) for v in (image_votes, text_votes))
-            return image / (image + text)
-        return torch.sigmoid(self.gamma_logit) if self.fusion == "learned" else self.gamma
+    def _logits(self, evidence: Evidence) -> Tensor:
+        image, text = self.image_votes(evidence, self.beta), self.text_votes(evidence, self.text_cache.beta)
+        return evidence.zero_shot + self.alpha * self.text_cache.fuse(image, text)
 
     def _shots(self) -> Tensor:
         return torch.bincount(self.cache_labels, minlength=len(self.classes)).to(self.cache_keys.dtype)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the cross-entropy, weighted towards images on which the two caches disagree."""
-        if self.hard_weight == "none":
-            return super().loss(batch)
         inputs, labels = batch
         evidence = self.evidence(self.clip.encode_image(inputs) if inputs.ndim == 4 else inputs)
-        each = F.cross_entropy(
-            evidence.zero_shot + self.alpha * self._votes(evidence), labels, reduction="none"
-        )
+        if self.hard_weight == "none":
+            return F.cross_entropy(self._logits(evidence), labels)
+        each = F.cross_entropy(self._logits(evidence), labels, reduction="none")
         return (self.sample_weights(evidence, labels, each) * each).mean()
 
     @torch.no_grad()
     def sample_weights(self, evidence: Evidence, labels: Tensor, losses: Tensor) -> Tensor:
-        """Return the weight of each image's loss (B,), of mean 1.
-
-        Args:
-            evidence: What `evidence` returns.
-            labels: Classes (B,).
-            losses: Cross-entropies (B,), read by ``focal`` alone.
-        """
-        text = torch.exp(self.text_beta * (evidence.text_cosines - 1))
+        """Return the weight of each image's loss (B,), of mean 1; its cross-entropy is read by ``focal`` alone."""
+        text = torch.exp(self.text_cache.beta * (evidence.text_cosines - 1))
         if self.hard_weight == "all":
             image = torch.exp(self.beta * (evidence.cosines - 1))
-            difference = (image - text[:, self.cache_labels]).abs().mean(dim=-1)
-        else:
-            image = self.image_votes(evidence, self.beta) / self._shots().clamp_min(1)
-            difference = (image - text).gather(1, labels[:, None]).squeeze(1).abs()
-        if self.hard_weight == "focal":
-            difference = difference * (1 - torch.exp(-losses))
-            return difference / global_mean(difference).clamp_min(1e-12)
-        return unit_mean(difference)
+            return unit_mean((image - text[:, self.cache_labels]).abs().mean(dim=-1))
+        image = self.image_votes(evidence, self.beta) / self._shots().clamp_min(1)
+        difference = (image - text).gather(1, labels[:, None]).squeeze(1).abs()
+        return focal(difference, losses) if self.hard_weight == "focal" else unit_mean(difference)
 
     @torch.no_grad()
     def search(self, val: FeatureSet) -> None:
-        """Choose α and β on val, then α and β_T, then α and a learned γ; later steps must be strictly better."""
+        """Choose α and β on val, then α and β_T, then α and a learned γ, see `search_fused`."""
         if self.search_scale is not None and len(val.labels):
             self._search(self.evidence(val.image_features[0]), val.labels)
-        if self.fusion == "learned":
-            self.tuned.setdefault("gamma", float(torch.sigmoid(self.gamma_logit)))
+        self.tuned = {**self.text_cache.learned_gamma(), **self.tuned}
 
     @torch.no_grad()
     def _search(self, evidence: Evidence, labels: Tensor) -> None:
+        cache = self.text_cache
         assert self.search_scale is not None
-        alphas = search_grid(self.search_scale[1], self.search_step[1])
-        betas = search_grid(self.search_scale[0], self.search_step[0])
-        best, self.tuned = -1, {"text_beta": float(self.text_beta)}
+        betas, alphas = (search_grid(*each) for each in zip(self.search_scale, self.search_step, strict=True))
+        self.tuned = search_fused(
+            evidence.zero_shot,
+            labels,
+            alphas,
+            betas,
+            fuse=cache.fuse,
+            text_beta=float(cache.beta),
+            image_votes=partial(self.image_votes, evidence),
+            text_votes=partial(self.text_votes, evidence),
+            search_text=cache.fusion != "image",
+            search_gamma=cache.fusion == "learned",
+        )
+        self.alpha.fill_(self.tuned["alpha"])
+        self.beta.fill_(self.tuned["beta"])
+        cache.beta.fill_(self.tuned["text_beta"])
+        if "gamma" in self.tuned and cache.gamma_logit is not None:  # ±inf at the ends: its sigmoid is exact
+            cache.gamma_logit.copy_(torch.logit(torch.tensor(self.tuned["gamma"])))
 
-        def better(votes: Tensor) -> bool:
-            nonlocal best
-            correct = correct_for_votes(evidence.zero_shot, votes, labels, alphas)
-            top = int(correct.argmax())
-            if int(correct[top]) <= best:
-                return False
-            best = int(correct[top])
-            self.alpha.fill_(alphas[top])
-            self.tuned["alpha"] = alphas[top]
-            return True
-
-        text = self.text_votes(evidence, self.text_beta)
-        for beta in betas:
-            if better(self.fuse(self.image_votes(evidence, beta), text)):
-                self.beta.fill_(beta)
-                self.tuned["beta"] = beta
-        image = self.image_votes(evidence, self.beta)
-        for beta in betas if self.fusion != "image" else ():
-            if better(self.fuse(image, self.text_votes(evidence, beta))):
-                self.text_beta.fill_(beta)
-                self.tuned["text_beta"] = beta
-        text = self.text_votes(evidence, self.text_beta)
-        for gamma in GAMMAS if self.fusion == "learned" else ():
-            if better(self.fuse(image, text, gamma)):  # the logit is ±inf at the ends: its sigmoid is exact
-                self.gamma_logit.copy_(torch.logit(torch.tensor(gamma)))
-                self.tuned["gamma"] = gamma
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Take over earlier names."""
+        renamed(state_dict, prefix, _EARLIER)
+        super()._load_from_state_dict(state_dict, prefix, *args)
