@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.common import Outcome, compare, store
-from mmadapt.methods.parts.cache_search import correct_on_grid, search_exact_alpha, search_grid
+from mmadapt.methods.parts.cache import search_grid
+from mmadapt.methods.parts.cache_search import correct_on_grid, search_exact_alpha
 
 SHOTS, WIDTH, GOAL = 16, 512, 50.0
 

@@ -21,7 +21,8 @@ from benchmarks.collect import measure as collect_seconds
 from benchmarks.collect import write
 from benchmarks.common import Figure, cpu_seconds, finish, options
 from benchmarks.synthetic_runs import Problem, Spec, by_lightning
-from mmadapt.methods.parts.cache_search import correct_on_grid, search_grid
+from mmadapt.methods.parts.cache import search_grid
+from mmadapt.methods.parts.cache_search import correct_on_grid
 from mmadapt.metrics import Scorer
 from mmadapt.training.feature_data import EVAL_BATCH
 

@@ -77,6 +77,7 @@ def test_the_listing_of_methods_is_the_list_of_methods():
     modules = {path.stem for path in (SRC / "methods").glob("*.py")} - {
         "__init__",
         "base",
+        "context_base",
         "prompt_base",
         "transfer",
     }

@@ -61,8 +61,11 @@ class Guard:
                     log.info("%s could not be ended in order", self._name, exc_info=True)
             log.warning(
                 "%s stopped with %s: %s. The run and its result are not affected.%s",
-                self._name, type(error).__name__, error, self._advice,
-            )  # fmt: skip
+                self._name,
+                type(error).__name__,
+                error,
+                self._advice,
+            )
             if not isinstance(error, OSError):  # a full disk or a closed terminal is no bug to look for
                 log.info("Where it happened", exc_info=error)
             return None

@@ -205,6 +205,7 @@ def features(tmp_path_factory):
     shapes._chunk.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_offline_twin_runs(name, features, tmp_path, monkeypatch):
     protocol, methods = composed(f"experiment={name}").protocol.name, shares()[name]

@@ -11,6 +11,8 @@ from tests.support.distributed_runs import Two
 
 from mmadapt.results import CHECKPOINT_FILE, Result
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["data=folder", "shots=5", "seed=2", "logger=none", "clip.arch=small-clip", "clip.pretrained=null",
            "method.block=transformer", "method.dropout=0.3", "method.mask=soft", "method.batch_size=4",
            "method.selection=last", "checkpoint_seconds=0"]  # fmt: skip

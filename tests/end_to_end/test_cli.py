@@ -58,6 +58,7 @@ def test_a_mistake_is_one_message_exit_code_one_and_no_folder(arguments, message
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failure_and_a_second_one_computes_nothing(tree, tmp_path):
     options = ["data=folder", f"data.root={tree}", "clip=tiny", f"paths.features={tmp_path}/features"]
     command = ["-m", *options, "method=zero_shot,tip_adapter", "shots=1,2"]

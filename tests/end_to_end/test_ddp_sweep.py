@@ -16,6 +16,8 @@ from tests.support.distributed_runs import run
 from mmadapt.config.paths import CONF_DIR
 from mmadapt.results import Result
 
+pytestmark = pytest.mark.slow
+
 SHORT = ["shots=2", "clip=tiny", "method.epochs=2", "method.batch_size=3", "logger=none"]
 
 

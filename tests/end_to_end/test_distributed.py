@@ -14,6 +14,8 @@ from mmadapt.config.schema import register_resolvers
 from mmadapt.results import Result
 from mmadapt.training.feature_data import share_of
 
+pytestmark = pytest.mark.slow
+
 register_resolvers()
 RUNS = {
     "zero_shot": [],

@@ -17,6 +17,8 @@ from mmadapt.config.paths import CONF_DIR
 from mmadapt.config.schema import register_resolvers
 from mmadapt.results import Result
 
+pytestmark = pytest.mark.slow
+
 register_resolvers()
 CPU = ("trainer=cpu", "method=zero_shot", "clip=vit_b16", "data=shapes")
 JOBLIB, SLURM, RAY = ("joblib_cpu", "hydra.launcher.n_jobs=2"), ("slurm_local",), ("ray_cluster",)

@@ -11,6 +11,8 @@ from tests.support.launching import Command
 
 from mmadapt.results import Result
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_neighbours_of_a_failed_job_equal_single_runs(tmp_path, write_tree):

@@ -12,6 +12,8 @@ from tests.support.launching import Command
 
 from mmadapt.results import Result
 
+pytestmark = pytest.mark.slow
+
 CPU = ("trainer=cpu", "method=zero_shot", "clip=vit_b16", "data=shapes")
 
 

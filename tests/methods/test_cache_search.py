@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from mmadapt.methods.parts import cache_search
-from mmadapt.methods.parts.cache import class_affinities
+from mmadapt.methods.parts.cache import search_grid
 from mmadapt.methods.parts.cache_search import (
+    class_affinities,
     correct_on_grid,
     search_alpha_beta,
     search_exact_alpha,
-    search_grid,
 )
 
 

@@ -112,6 +112,14 @@ def test_clip_stays_frozen_and_in_evaluation_mode(name, small_clip):
     assert not any(module.training for module in small_clip.modules())
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_holds_something_for_each_class_does_not_work_by_names(name, small_clip, shots, val):
+    """Else a protocol with new classes would hand the old classes' numbers to the new ones, without an error."""
+    method = adapted(name, small_clip, shots, val)
+    each_class = [key for key, p in method.state_dict().items() if len(CLASSES) in p.shape]
+    assert not each_class or method.transfer != "names", f"transfer = 'names', but {each_class} are per class"
+
+
 def test_weights_of_another_method_are_refused(small_clip):
     with pytest.raises(UserError, match="not of ClipAdapter"):
         build("clip_adapter", small_clip).load_state_dict({"something": torch.zeros(1)})

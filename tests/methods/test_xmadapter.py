@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
 from mmadapt.features.encoder import FeatureSet
+from mmadapt.methods.parts.xm_evidence import Evidence
 from mmadapt.methods.tip_adapter import TipAdapterF
-from mmadapt.methods.xmadapter import Evidence, XMAdapter
+from mmadapt.methods.xmadapter import XMAdapter
 
 D, E, C, K, B = 24, 6, 5, 4, 9
 CLASSES = ClassSet(tuple("abcde"))
@@ -59,7 +60,7 @@ def affinities(method, features):
     image = torch.exp(-method.beta * (1 - f @ method.cache_keys.T))
     items = F.normalize(method.text_cache.meta_net(TEXTS), dim=-1)[labels]
     text = torch.exp(
-        -method.text_cache.text_beta * (1 - F.normalize(method.text_cache.img2txt(f), dim=-1) @ items.T)
+        -method.text_cache.beta * (1 - F.normalize(method.text_cache.img2txt(f), dim=-1) @ items.T)
     )
     return image, text, F.one_hot(labels, C).float()
 

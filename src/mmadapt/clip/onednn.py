@@ -85,9 +85,15 @@ class PackedAttention(nn.Module):
         self.outward = _Product(original.out_proj.weight, original.out_proj.bias)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *, need_weights: bool = True,
-        attn_mask: Tensor | None = None, **more: Any,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        **more: Any,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return the attended values (B, L, D) and no weights.
 
         A boolean mask means the opposite in `scaled_dot_product_attention`; it goes to the original.

@@ -101,9 +101,11 @@ def _tables(runs: Sequence[Run], options: argparse.Namespace) -> Sequence[Table 
 
 def _arguments(options: argparse.Namespace) -> dict[str, Any]:
     return {
-        "metric": options.metric, "sets": options.set, "methods": options.methods,
+        "metric": options.metric,
+        "sets": options.set,
+        "methods": options.methods,
         "allow_mixed": options.allow_mixed,
-    }  # fmt: skip
+    }
 
 
 def _filter(options: argparse.Namespace) -> Filter:
@@ -128,8 +130,13 @@ def _relax(options: argparse.Namespace, runs: Sequence[Run]) -> None:
 def _label(runs: Sequence[Run], options: argparse.Namespace) -> list[Run]:
     """Tell methods apart by their tags, and name all variants of a wanted method."""
     labelled = [label_by_tag(run) for run in runs]
-    names = {name: None for method in options.methods for run, new in zip(runs, labelled, strict=True)
-             if run.key.method == method for name in [new.key.method]}  # fmt: skip
+    names = {
+        name: None
+        for method in options.methods
+        for run, new in zip(runs, labelled, strict=True)
+        if run.key.method == method
+        for name in [new.key.method]
+    }
     options.methods = tuple(names)
     return labelled
 

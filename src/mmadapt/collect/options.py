@@ -146,9 +146,13 @@ def _parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     write("--out", type=Path, metavar="FILE", help="write to a file instead of the terminal")
     write("--plot", type=Path, metavar="DIR", help="also draw figures of what the runs can show")
     write(
-        "--figure-format", "--plot-formats", type=_figure_formats, default=("png", "svg"), metavar="A,B",
+        "--figure-format",
+        "--plot-formats",
+        type=_figure_formats,
+        default=("png", "svg"),
+        metavar="A,B",
         help="out of png,svg,pdf; default: png,svg",
-    )  # fmt: skip
+    )
     write("--html", type=Path, metavar="FILE", help="no tables: everything on one self-contained page")
     write(
         "--check",

@@ -153,9 +153,12 @@ class FewShotData(LightningDataModule, ABC):
             listed = ", ".join(f"{name} ({count})" for name, count in list(self.short_classes.items())[:5])
             log.warning(
                 "%d of %d classes have fewer than %d training images, all of them are used: %s%s",
-                len(self.short_classes), len(self.classes), self.shots, listed,
+                len(self.short_classes),
+                len(self.classes),
+                self.shots,
+                listed,
                 ", …" if len(self.short_classes) > 5 else "",
-            )  # fmt: skip
+            )
 
     def kept_classes(self, splits: Splits) -> Sequence[int]:
         """Return the labels of the classes in use, in their order."""

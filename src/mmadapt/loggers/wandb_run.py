@@ -105,10 +105,15 @@ def open_wandb(
         "config": {**config, "run": {**asdict(key), "fingerprint": fingerprint(config)}},
         "reinit": "create_new",  # a run of the caller that is still open is neither joined nor ended
         "settings": wandb.Settings(
-            silent=True, console="off", disable_git=True, disable_job_creation=True, save_code=False,
-            x_disable_stats=not system_metrics, finish_timeout=upload_timeout,
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_job_creation=True,
+            save_code=False,
+            x_disable_stats=not system_metrics,
+            finish_timeout=upload_timeout,
         ),
-    }  # fmt: skip
+    }
     if mode != "offline":
         if str(results) in _unreachable:
             mode = "offline"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable
 from typing import ClassVar, Self, Unpack
 
 import torch
@@ -21,6 +20,7 @@ from mmadapt.metrics import Scorer
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W) or raw image features (B, D), and their labels (B,)."""
+METRICS = {"val": ("top1", "top1_macro", "nll", "ece"), "test": ("top1", "top1_macro", "top5", "nll", "ece")}
 
 
 class Method(BesideFrozenClip, TrainedByRecipe):
@@ -35,8 +35,7 @@ class Method(BesideFrozenClip, TrainedByRecipe):
         text_features: One unit text feature per class, (C, D).
         tuned: Hyper-parameters chosen on val, stored with the result.
         uses_shots: Whether the method looks at training or validation images at all.
-        transfer: What the trained method can tell of classes it was not trained on; see
-            `mmadapt.methods.transfer.Transfer`.
+        transfer: What the trained method can tell of other classes, see `mmadapt.methods.transfer`.
         image_level: Whether it changes the image tower. Then `loss` and `forward` get images (B, 3, H, W),
             and there are no features for `adapt` and `search`.
     """
@@ -59,15 +58,11 @@ class Method(BesideFrozenClip, TrainedByRecipe):
         Args:
             clip: The frozen backbone.
             classes: Names and templates of the C classes.
-            text_features: Their unit text features (C, D), if encoded before.
-            recipe: See `Recipe`.
-
-        Raises:
-            UserError: If a value of the recipe makes no sense.
+            text_features: Their unit text features (C, D), if encoded before; methods that learn them ignore these.
+            recipe: See `Recipe`, also for what is refused.
         """
         super().__init__(**recipe)
-        self.clip = clip
-        self.classes = classes
+        self.clip, self.classes = clip, classes
         self.tuned: dict[str, float] = {}
         self.scorer = Scorer(len(classes))
         if text_features is None:
@@ -95,15 +90,11 @@ class Method(BesideFrozenClip, TrainedByRecipe):
         """Choose hyper-parameters on the validation images after training; note them in `tuned`."""
 
     def for_classes(self, classes: ClassSet, text_features: Tensor) -> Self:
-        """Return the trained method with a classifier of C' other classes, their unit text features (C', D).
-
-        It shares all parameters.
-        """
+        """Return the method with a classifier of C' other classes, text features (C', D); parameters are shared."""
         twin = copy.copy(self)
         twin._buffers = dict(self._buffers)  # what is set below is its own
         twin._modules = dict(self._modules)
-        twin.classes = classes
-        twin.text_features = text_features
+        twin.classes, twin.text_features = classes, text_features
         return twin
 
     def text_side(self, classes: ClassSet, text_features: Tensor) -> Self:
@@ -135,26 +126,24 @@ class Method(BesideFrozenClip, TrainedByRecipe):
         self.check_loss(float(self.trainer.callback_metrics["train/loss"]))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count what is right on val."""
+        """Count what is right, on val and on test."""
         self.scorer.update(self(batch[0]), batch[1])
 
     def on_validation_epoch_end(self) -> None:
         """Log val scores, among them ``val/top1``, by which ``selection=best_val`` chooses."""
-        self._log_scores("val", ("top1", "top1_macro", "nll", "ece"))
+        self._log_scores("val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count what is right on test."""
-        self.scorer.update(self(batch[0]), batch[1])
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test images."""
-        self._log_scores("test", ("top1", "top1_macro", "top5", "nll", "ece"))
+        self._log_scores("test")
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         """Return class probabilities (B, C)."""
         return torch.softmax(self(batch if isinstance(batch, Tensor) else batch[0]), dim=-1)
 
-    def _log_scores(self, stage: str, metrics: Iterable[str]) -> None:
+    def _log_scores(self, stage: str) -> None:
         score = self.scorer.compute()
-        self.log_dict({f"{stage}/{key}": float(getattr(score, key)) for key in metrics})
+        self.log_dict({f"{stage}/{key}": float(getattr(score, key)) for key in METRICS[stage]})
         self.scorer.reset()

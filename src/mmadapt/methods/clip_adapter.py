@@ -15,7 +15,7 @@ from mmadapt.errors import UserError, one_of
 from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Batch, Method
 from mmadapt.methods.parts.bottleneck import Bottleneck, Bottlenecks, check_ratios
-from mmadapt.methods.parts.frozen_clip import scale_of
+from mmadapt.methods.parts.frozen_clip import renamed, scale_of
 from mmadapt.methods.parts.recipe import Recipe
 
 Branch = Literal["visual", "text", "both"]
@@ -136,10 +136,7 @@ class ClipAdapter(Method):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Take over earlier names, and one chosen adapter where a grid is waiting for its search."""
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            for old, new in _EARLIER.items():
-                if key.startswith(prefix + old):
-                    state_dict[key.replace(prefix + old, prefix + new, 1)] = state_dict.pop(key)
+        renamed(state_dict, prefix, _EARLIER)
         stored = state_dict.get(prefix + "ratios")
         if stored is not None and len(stored) == 1 and len(self.ratios) > 1:
             self._keep(0, stored)

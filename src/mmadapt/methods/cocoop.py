@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mmadapt.clip import ClipBackbone
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError
-from mmadapt.methods.prompt_base import ContextMethod, PromptRecipe, context_size
+from mmadapt.methods.context_base import ContextMethod, PromptRecipe, context_size
 
 
 class CoCoOp(ContextMethod):

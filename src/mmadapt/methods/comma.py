@@ -13,9 +13,10 @@ from mmadapt.clip.prompts import PromptSet
 from mmadapt.data.base import ClassSet
 from mmadapt.errors import UserError, one_of
 from mmadapt.methods.base import Batch
+from mmadapt.methods.context_base import PROMPT_STD, PromptRecipe
 from mmadapt.methods.parts.comma_generators import AttentionGenerator, PairGenerator
 from mmadapt.methods.parts.comma_teacher import KdPositions, Teacher, hand_written
-from mmadapt.methods.prompt_base import PROMPT_STD, DeepPromptMethod, PromptRecipe
+from mmadapt.methods.prompt_base import DeepPromptMethod
 
 Mode = Literal["in_graph", "released", "symmetric"]
 Remedy = Literal["none", "residual", "learned"]
@@ -68,10 +69,8 @@ class COMMA(DeepPromptMethod):
                 ``eos``: EOT with EOT, wherever they stand. ``all``: all positions of the context, as
                 released, most of which are padding behind EOT; needs the full text path. None: ``all`` for
                 ``mode=released``, else ``valid``.
-            kd_layers: Number S of last text blocks compared (released: 1; its code for more runs one block S
-                times).
-            kd_template: Hand-written prompt of the teacher with ``{}``; None is the data set's first
-                template.
+            kd_layers: Number S of last text blocks compared (released: 1; its code for more runs one block S times).
+            kd_template: Hand-written prompt of the teacher with ``{}``; None is the data set's first template.
             collapse_remedy: At the start all n image prompts of a generated layer are equal, because the
                 attention is uniform. ``residual`` adds Vₗ to Vₗ₊₁; ``learned`` adds a free prompt per layer;
                 ``none`` leaves it as published. For the generators of ``in_graph`` and ``released``.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mmadapt.clip import ClipBackbone
 from mmadapt.clip.prompts import Position, PromptSet
 from mmadapt.data.base import ClassSet
-from mmadapt.methods.prompt_base import PROMPT_STD, PromptMethod, PromptRecipe, context_size
+from mmadapt.methods.context_base import PROMPT_STD, PromptRecipe, context_size
+from mmadapt.methods.prompt_base import PromptMethod
 
 
 class CoOp(PromptMethod):
@@ -53,8 +54,15 @@ class CoOp(PromptMethod):
             UserError: If the text tower takes no prompts or a value makes no sense.
         """
         n_ctx = context_size(clip, n_ctx, ctx_init)
-        super().__init__(clip, classes, n_ctx=n_ctx, ctx_init=ctx_init, position=position,
-                         text_features=text_features, **recipe)  # fmt: skip
+        super().__init__(
+            clip,
+            classes,
+            n_ctx=n_ctx,
+            ctx_init=ctx_init,
+            position=position,
+            text_features=text_features,
+            **recipe,
+        )
         if class_specific and not ctx_init:
             context = torch.randn(len(classes), n_ctx, self.towers.text.width) * PROMPT_STD
         else:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mmadapt.clip import ClipBackbone
 from mmadapt.clip.prompts import PromptSet
 from mmadapt.data.base import ClassSet
-from mmadapt.methods.prompt_base import DeepPromptMethod, PromptRecipe
+from mmadapt.methods.context_base import PromptRecipe
+from mmadapt.methods.prompt_base import DeepPromptMethod
 
 
 class MaPLe(DeepPromptMethod):
@@ -47,8 +48,16 @@ class MaPLe(DeepPromptMethod):
         Raises:
             UserError: If a tower takes no prompts or a value makes no sense.
         """
-        super().__init__(clip, classes, depth=depth, n_ctx=n_ctx, ctx_init=ctx_init, free_layers=max(depth - 1, 0),
-                         text_features=text_features, **recipe)  # fmt: skip
+        super().__init__(
+            clip,
+            classes,
+            depth=depth,
+            n_ctx=n_ctx,
+            ctx_init=ctx_init,
+            free_layers=max(depth - 1, 0),
+            text_features=text_features,
+            **recipe,
+        )
         first, later = (nn.Linear(self.towers.text.width, self.towers.vision_width) for _ in range(2))
         self.projections = nn.ModuleList([first, *(deepcopy(later) for _ in range(depth - 1))])
 

@@ -14,8 +14,8 @@ from mmadapt.data.base import ClassSet
 from mmadapt.errors import one_of
 from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Method
-from mmadapt.methods.parts.cache import SearchAlpha, class_affinities, shots_per_class
-from mmadapt.methods.parts.cache_search import search_alpha_beta, search_exact_alpha, search_grids
+from mmadapt.methods.parts.cache import SearchAlpha, search_grids, shots_per_class
+from mmadapt.methods.parts.cache_search import class_affinities, search_alpha_beta, search_exact_alpha
 from mmadapt.methods.parts.frozen_clip import scale_of
 from mmadapt.methods.parts.recipe import Recipe
 from mmadapt.methods.transfer import Transfer

@@ -16,9 +16,10 @@ from mmadapt.features.encoder import FeatureSet
 from mmadapt.methods.base import Batch
 from mmadapt.methods.parts.cache import CacheOptions
 from mmadapt.methods.parts.coop_texts import TextSource, coop_text_features
+from mmadapt.methods.parts.frozen_clip import renamed
+from mmadapt.methods.parts.text_cache import EARLIER, Fusion, Projection, TextCache
 from mmadapt.methods.parts.xm_evidence import Evidence, HardWeight, hard_weights
 from mmadapt.methods.parts.xm_search import search_by_turns
-from mmadapt.methods.parts.xm_text_cache import Fusion, Projection, TextCache, into_text_cache
 from mmadapt.methods.tip_adapter import TipAdapter
 
 
@@ -28,6 +29,7 @@ class XMAdapter(TipAdapter):
     ``A_I = exp(−β (1 − n(f) · keysᵀ))`` are the affinities to the cached shots. ``A_T = exp(−β_T (1 − cos))``
     compares ``n(P_I f)`` with ``n(P_T t_y)`` for the label y of each shot, P_I and P_T being linear maps to a low
     dimension E; the shots of a class share it, so it is computed once per class and counted N_y times.
+    ``fusion=image hard_weight=none`` is Tip-Adapter-F to the last bit. Caches hold the trained classes alone.
 
     There is no public code, and of the paper only the abstract and accounts of its method could be read.
     From the paper: the two caches, the two maps (Img2TxtNet P_I, MetaNet P_T), CoOp's features as their text
@@ -35,8 +37,6 @@ class XMAdapter(TipAdapter):
     the difference of the two affinities. Ours: the exponential form of A_T with a sharpness of its own; what
     `TextCache` and `hard_weights` say; the zero-shot term's texts being those of the text cache; the recipe,
     which is Tip-Adapter-F's; α, β, β_T and γ searched on val after training.
-
-    ``fusion=image hard_weight=none`` is Tip-Adapter-F to the last bit. Caches hold the trained classes alone.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class XMAdapter(TipAdapter):
         evidence = self.evidence(self.clip.encode_image(inputs) if inputs.ndim == 4 else inputs)
         logits = evidence.zero_shot + self.alpha * self.text_cache.votes(evidence, self.beta)
         each = F.cross_entropy(logits, labels, reduction="none")
-        weights = hard_weights(self.hard_weight, evidence, labels, each, self.beta, self.text_cache.text_beta)
+        weights = hard_weights(self.hard_weight, evidence, labels, each, self.beta, self.text_cache.beta)
         return (weights * each).mean()
 
     @torch.no_grad()
@@ -146,5 +146,5 @@ class XMAdapter(TipAdapter):
             self.tuned.setdefault("gamma", float(self.text_cache.gamma_logit.sigmoid()))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        into_text_cache(state_dict, prefix)
+        renamed(state_dict, prefix, EARLIER)
         super()._load_from_state_dict(state_dict, prefix, *args)

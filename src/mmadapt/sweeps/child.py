@@ -57,8 +57,14 @@ def command(overrides: Sequence[str], hydra: DictConfig, run_dir: Path) -> list[
     kept = [line for line in (*overrides, *hydra.overrides.hydra) if not _OF_THE_SWEEP.match(line)]
     folder = QuotedString(str(run_dir).replace("${", r"\${"), Quote.single).with_quotes()
     return [
-        sys.executable, "-m", "mmadapt", *options, *kept, f"hydra.run.dir={folder}", "hydra.mode=RUN",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mmadapt",
+        *options,
+        *kept,
+        f"hydra.run.dir={folder}",
+        "hydra.mode=RUN",
+    ]
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -84,9 +90,14 @@ class Child:
         self._interrupted = False
         # A session of its own: Ctrl-C reaches it once, through us, and stopping it stops its workers too.
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
-            env=environment({**lease.environment, REPORT: report}), pass_fds=lease.handles, start_new_session=True,
-        )  # fmt: skip
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=environment({**lease.environment, REPORT: report}),
+            pass_fds=lease.handles,
+            start_new_session=True,
+        )
         lease.hand_over(self._process.pid)
 
     def poll(self) -> Outcome | None:

@@ -35,6 +35,7 @@ class Clock:
 def reset_peak_memory(device: torch.device) -> None:
     """Forget the peak of earlier runs in this process, where the system allows it (CUDA, Linux)."""
     if device.type == "cuda":
+        torch.cuda.init()  # before the first tensor there is no device to ask
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):

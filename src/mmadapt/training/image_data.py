@@ -169,8 +169,13 @@ class ResidentImages(LightningDataModule):
         if kind == "test":
             self.test_names = joined(names)
         if bad:
-            log.warning("%d %s images cannot be decoded and are left out: %s%s",
-                        len(bad), kind, ", ".join(bad[:5]), ", …" if len(bad) > 5 else "")  # fmt: skip
+            log.warning(
+                "%d %s images cannot be decoded and are left out: %s%s",
+                len(bad),
+                kind,
+                ", ".join(bad[:5]),
+                ", …" if len(bad) > 5 else "",
+            )
 
 
 class ImageEpochLoader:

@@ -40,9 +40,15 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path, loggers: Sequence[Lo
         logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     try:
         trainer: Trainer = instantiate(
-            node, "trainer", logger=list(loggers), callbacks=[], default_root_dir=run_dir,
-            enable_checkpointing=False, enable_model_summary=False, use_distributed_sampler=False,
-        )  # fmt: skip
+            node,
+            "trainer",
+            logger=list(loggers),
+            callbacks=[],
+            default_root_dir=run_dir,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
     except UserError:
         raise
     except (MisconfigurationException, ImportError, TypeError, ValueError) as error:

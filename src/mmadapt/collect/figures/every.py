@@ -88,9 +88,11 @@ def _write_reliability(
         cell = run.key.protocol, run.key.clip, run.key.data
         most[cell] = max(run.key.shots, most.get(cell, 0))
     largest = [
-        run for run in runs
-        if run.key.shots == most[run.key.protocol, run.key.clip, run.key.data] or run.key.method not in trained
-    ]  # fmt: skip
+        run
+        for run in runs
+        if run.key.shots == most[run.key.protocol, run.key.clip, run.key.data]
+        or run.key.method not in trained
+    ]
     methods = sort_names({run.key.method for run in runs}, METHOD_ORDER)
     paths: list[Path] = []
     for (protocol, clip, data, scored), found in read_reliability(largest).items():

@@ -53,10 +53,14 @@ def draw_targets(table: Table, methods: Sequence[str] = ()) -> Figure:
         missing += len(cells) - len(shown)
         means += [cell.mean for _, cell in shown]
         axes.bar(
-            [i - 0.4 + width * (index + 0.5) for i, _ in shown], [cell.mean for _, cell in shown], width,
-            yerr=[cell.std or 0.0 for _, cell in shown], label=method, color=colour_of(method, methods),
+            [i - 0.4 + width * (index + 0.5) for i, _ in shown],
+            [cell.mean for _, cell in shown],
+            width,
+            yerr=[cell.std or 0.0 for _, cell in shown],
+            label=method,
+            color=colour_of(method, methods),
             error_kw={"elinewidth": 0.9, "capsize": 1.5},
-        )  # fmt: skip
+        )
     axes.set_xticks(
         range(len(table.columns)),
         [table.heads.get(c, str(c)) for c in table.columns],
@@ -111,9 +115,18 @@ def _points(
         drawn += 1
         colour = colour_of(method, methods)
         axes.errorbar(
-            x.mean, y.mean, xerr=x.std or 0.0, yerr=y.std or 0.0, color=colour, label=method, markersize=6,
-            marker=marker_of(method, methods), elinewidth=0.9, capsize=2, linestyle="none",
-        )  # fmt: skip
+            x.mean,
+            y.mean,
+            xerr=x.std or 0.0,
+            yerr=y.std or 0.0,
+            color=colour,
+            label=method,
+            markersize=6,
+            marker=marker_of(method, methods),
+            elinewidth=0.9,
+            capsize=2,
+            linestyle="none",
+        )
     if log == "trainable_params" and drawn:
         axes.set_xscale("symlog", linthresh=100)
     elif log and drawn:

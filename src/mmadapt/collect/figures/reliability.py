@@ -33,9 +33,16 @@ def draw_reliability(heading: str, found: Mapping[str, Reliability], methods: Se
         axes = figure.add_subplot(height, width, index + 1)
         axes.plot([0, 1], [0, 1], linestyle="--", color="0.5", linewidth=0.9)
         axes.bar(
-            edges, [0.0 if math.isnan(a) else a for a in bins.accuracy], 1 / len(edges), align="edge", alpha=0.75,
-            color=colour_of(name, methods or names), edgecolor="white", linewidth=0.5, label="accuracy",
-        )  # fmt: skip
+            edges,
+            [0.0 if math.isnan(a) else a for a in bins.accuracy],
+            1 / len(edges),
+            align="edge",
+            alpha=0.75,
+            color=colour_of(name, methods or names),
+            edgecolor="white",
+            linewidth=0.5,
+            label="accuracy",
+        )
         axes.plot(bins.confidence, bins.accuracy, "k.", markersize=3)
         shares = axes.twinx()
         shares.step(

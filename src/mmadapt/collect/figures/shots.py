@@ -130,11 +130,20 @@ def _series(
     means = [cells[k].mean if k in cells else math.nan for k in shots]
     spread = [(cells[k].std or 0.0) if k in cells else math.nan for k in shots]
     axes.errorbar(
-        shots, means, yerr=spread, label=method, color=colour, marker=MARKERS[index % len(MARKERS)],
+        shots,
+        means,
+        yerr=spread,
+        label=method,
+        color=colour,
+        marker=MARKERS[index % len(MARKERS)],
         markersize=4.5,
-        markeredgecolor="white", markeredgewidth=0.5, linewidth=1.4, elinewidth=0.9, capsize=2,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        linewidth=1.4,
+        elinewidth=0.9,
+        capsize=2,
         linestyle=("-", "--", ":")[index // len(COLOURS) % 3],
-    )  # fmt: skip
+    )
 
 
 def _scale(axes: Axes, shots: Sequence[int]) -> None:

@@ -102,11 +102,23 @@ def label_ends(axes: Axes, figure: Figure, ends: Mapping[str, tuple[float, str, 
         _, colour, marker = ends[method]
         at = (1.0, height + index * gap)
         axes.annotate(
-            method, at, xytext=(14, 0), color=colour, fontsize=8, xycoords=("axes fraction", "data"),
-            textcoords="offset points", va="center", annotation_clip=False,
-        )  # fmt: skip
+            method,
+            at,
+            xytext=(14, 0),
+            color=colour,
+            fontsize=8,
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            annotation_clip=False,
+        )
         axes.plot(
-            1.025, at[1], marker=marker, color=colour, markersize=5, clip_on=False,
+            1.025,
+            at[1],
+            marker=marker,
+            color=colour,
+            markersize=5,
+            clip_on=False,
             transform=axes.get_yaxis_transform(),
-        )  # fmt: skip
+        )
     axes.set_ylim(low, high)

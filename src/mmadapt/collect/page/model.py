@@ -124,9 +124,14 @@ def _block(runs: list[Run], allow_mixed: bool) -> Block:
     runs = sorted(runs, key=lambda r: (data[r.key.data], method[r.key.method], r.key.shots, r.key.seed))
     tables = {name: _TABLES[kind](runs, name, allow_mixed) for name in ("top1", "ece")}
     return Block(
-        runs[0].key.protocol, runs[0].key.clip, kind, tuple(runs),
-        tuple(tables["top1"]), tuple(tables["ece"]), _headline(kind, tables["top1"]),
-    )  # fmt: skip
+        runs[0].key.protocol,
+        runs[0].key.clip,
+        kind,
+        tuple(runs),
+        tuple(tables["top1"]),
+        tuple(tables["ece"]),
+        _headline(kind, tables["top1"]),
+    )
 
 
 def _by_shots(runs: list[Run], metric: str, allow_mixed: bool) -> list[Named]:
@@ -189,9 +194,12 @@ def _harmonic(base: Cell, new: Cell) -> Cell:
         if seed in new.values
     }
     return replace(
-        base, values=values, dirty=base.dirty or new.dirty, mixed=base.mixed or new.mixed,
+        base,
+        values=values,
+        dirty=base.dirty or new.dirty,
+        mixed=base.mixed or new.mixed,
         classifiers=base.classifiers | new.classifiers,
-    )  # fmt: skip
+    )
 
 
 def _transfer(runs: list[Run], metric: str, allow_mixed: bool) -> list[Named]:
@@ -217,10 +225,14 @@ def _transfer(runs: list[Run], metric: str, allow_mixed: bool) -> list[Named]:
                     if cell := average([cells.get((method, name)) for name in targets]):
                         cells[method, AVERAGE] = cell
             table = replace(
-                by_set[source], data=None, data_sets=targets, columns=tuple(columns), cells=cells,
+                by_set[source],
+                data=None,
+                data_sets=targets,
+                columns=tuple(columns),
+                cells=cells,
                 scored=f"{source} (source) and {len(targets)} {'target' if len(targets) == 1 else 'targets'}",
                 notes=list(dict.fromkeys(note for part in by_set.values() for note in part.notes)),
-            )  # fmt: skip
+            )
             suffix = f", {count_shots(k)}" if len(all_shots) > 1 else ""
             named.append((f"From {source}{suffix}", table))
     return named

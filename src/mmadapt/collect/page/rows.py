@@ -62,7 +62,10 @@ def to_json(runs: Sequence[Run], details: Mapping[int, Mapping[str, SetDetails]]
                 "scores": {
                     scored: [
                         *(round(getattr(score, metric), 6) for metric in METRICS),
-                        score.correct, score.total, score.classes, score.classifier,
+                        score.correct,
+                        score.total,
+                        score.classes,
+                        score.classifier,
                     ]
                     for scored, score in result.scores.items()
                 },
@@ -79,13 +82,16 @@ def to_json(runs: Sequence[Run], details: Mapping[int, Mapping[str, SetDetails]]
                     if part.classes
                 },
             }
-        )  # fmt: skip
+        )
     text = json.dumps(_plain(rows), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     whole = f'{{"pool":[{",".join(pool)}],"runs":{text}}}'
     return (
-        whole.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-        .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    )  # fmt: skip
+        whole.replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("&", "\\u0026")
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -151,9 +151,11 @@ def _diagrams(
             eces = [
                 run.result.scores[name].ece
                 for run in block.runs
-                if run.key.method == method and run.key.data == data and name in run.result.scores
+                if run.key.method == method
+                and run.key.data == data
+                and name in run.result.scores
                 and run.key.shots == block.shots_of(method)
-            ]  # fmt: skip
+            ]
             ece = f"ECE {100 * sum(eces) / len(eces):.2f} %" if eces else ""
             found.append((method, ece, figures.reliability(part.bins, method, index, label)))
     return found

@@ -11,8 +11,20 @@ import yaml
 from mmadapt.config.paths import CONF_DIR, options
 from mmadapt.errors import UserError, did_you_mean
 
-KEYS = ("view", "metric", "set", "methods", "data", "shots", "seeds", "protocol", "clip", "by_tag", "compare",
-        "against")  # fmt: skip
+KEYS = (
+    "view",
+    "metric",
+    "set",
+    "methods",
+    "data",
+    "shots",
+    "seeds",
+    "protocol",
+    "clip",
+    "by_tag",
+    "compare",
+    "against",
+)
 """What ``report`` may hold: the options of the command line, with underscores."""
 
 

@@ -12,10 +12,21 @@ from mmadapt.collect.tables.table import AVERAGE, Cell, Entry, Grid, Table
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PAPER_DATA = frozenset({
-    "imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft",
-    "sun397", "dtd", "eurosat", "ucf101",
-})  # fmt: skip
+PAPER_DATA = frozenset(
+    {
+        "imagenet",
+        "caltech101",
+        "oxford_pets",
+        "stanford_cars",
+        "oxford_flowers",
+        "food101",
+        "fgvc_aircraft",
+        "sun397",
+        "dtd",
+        "eurosat",
+        "ucf101",
+    }
+)
 """The data sets of the papers' averages."""
 COVERED = {
     "few_shot": PAPER_DATA,
@@ -51,11 +62,15 @@ def against(tables: Iterable[Table], rows: Iterable[Row]) -> list[Grid]:
             for method, cell, table in found:
                 difference = cell.mean - row.accuracy
                 text = f"{difference:+.2f}".replace("-", "−")
-                lines.append([
-                    Entry(method), *map(Entry, (*names_of(row)[1:], row.source)),
-                    Entry(display(cell, table.metric, most), marks_of(cell)),
-                    Entry(f"{row.accuracy:.2f}", "" if row.verified else UNVERIFIED), Entry(text),
-                ])  # fmt: skip
+                lines.append(
+                    [
+                        Entry(method),
+                        *map(Entry, (*names_of(row)[1:], row.source)),
+                        Entry(display(cell, table.metric, most), marks_of(cell)),
+                        Entry(f"{row.accuracy:.2f}", "" if row.verified else UNVERIFIED),
+                        Entry(text),
+                    ]
+                )
                 records.append(_record(method, row, cell, difference))
         shown = [table for table in tables if (table.protocol, table.clip) == (protocol, clip)]
         notes = [LEGEND] if any(entry.marks == UNVERIFIED for line in lines for entry in line) else []
@@ -96,9 +111,20 @@ def _index(tables: Iterable[Table]) -> dict[_Place, list[tuple[str, Cell, Table]
 
 def _record(method: str, row: Row, cell: Cell, difference: float) -> dict[str, Any]:
     return {
-        "protocol": row.protocol, "clip": row.clip, "set": row.scored, "data": row.data, "method": method,
-        "shots": row.shots, "metric": "top1", "unit": "%", "mean": round(cell.mean, 10),
-        "std": None if cell.std is None else round(cell.std, 10), "n": cell.n, "published": row.accuracy,
-        "published_std": row.std, "difference": round(difference, 10), "source": row.source,
+        "protocol": row.protocol,
+        "clip": row.clip,
+        "set": row.scored,
+        "data": row.data,
+        "method": method,
+        "shots": row.shots,
+        "metric": "top1",
+        "unit": "%",
+        "mean": round(cell.mean, 10),
+        "std": None if cell.std is None else round(cell.std, 10),
+        "n": cell.n,
+        "published": row.accuracy,
+        "published_std": row.std,
+        "difference": round(difference, 10),
+        "source": row.source,
         "verified": row.verified,
-    }  # fmt: skip
+    }

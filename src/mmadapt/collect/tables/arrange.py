@@ -28,8 +28,10 @@ VIEWS: dict[View, str] = {
     "cost": "parameters, seconds and memory beside the accuracy",
 }
 _BY_PROTOCOL: dict[str, View] = {
-    "base_to_new": "base-new", "cross_dataset": "cross-dataset", "domain_generalization": "shifts",
-}  # fmt: skip
+    "base_to_new": "base-new",
+    "cross_dataset": "cross-dataset",
+    "domain_generalization": "shifts",
+}
 
 
 def summarise(

@@ -125,9 +125,13 @@ def _grid(tables: list[Table], one: str, other: str) -> Grid:
     )
     parts = [first.protocol, first.clip, one, other, first.metric.name, at]
     return Grid(
-        caption, ["data", *columns], lines, label_of(parts), _notes(tables),
+        caption,
+        ["data", *columns],
+        lines,
+        label_of(parts),
+        _notes(tables),
         records=[_record(*found, one, other) for found in cells.values()],
-    )  # fmt: skip
+    )
 
 
 def _notes(tables: list[Table]) -> list[str]:
@@ -145,14 +149,24 @@ def _record(
 ) -> dict[str, object]:
     single = math.isinf(difference.low)
     return {
-        "protocol": table.protocol, "protocol_version": table.version, "clip": table.clip,
-        "set": cell.scored or table.scored, "data": cell.data,
-        "shots": table.shots if table.shots is not None else cell.shots, "method": one, "minus": other,
-        "metric": metric.name, "unit": metric.unit, "difference": round(difference.mean, 10),
+        "protocol": table.protocol,
+        "protocol_version": table.version,
+        "clip": table.clip,
+        "set": cell.scored or table.scored,
+        "data": cell.data,
+        "shots": table.shots if table.shots is not None else cell.shots,
+        "method": one,
+        "minus": other,
+        "metric": metric.name,
+        "unit": metric.unit,
+        "difference": round(difference.mean, 10),
         "low": None if single else round(difference.low, 10),
-        "high": None if single else round(difference.high, 10), "level": LEVEL, "n": len(difference.values),
-        "seeds": list(difference.values), "differences": [round(value, 10) for value in difference.values.values()],
-    }  # fmt: skip
+        "high": None if single else round(difference.high, 10),
+        "level": LEVEL,
+        "n": len(difference.values),
+        "seeds": list(difference.values),
+        "differences": [round(value, 10) for value in difference.values.values()],
+    }
 
 
 def probability(t: float, df: int) -> float:

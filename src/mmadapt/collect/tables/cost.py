@@ -22,8 +22,12 @@ COSTS: dict[str | int, Metric] = {
     )
 }
 HEADLINE = "headline"
-_HEADS = {"trainable_params": "parameters", "train_seconds": "train", "total_seconds": "total",
-          "peak_memory_mib": "peak memory"}  # fmt: skip
+_HEADS = {
+    "trainable_params": "parameters",
+    "train_seconds": "train",
+    "total_seconds": "total",
+    "peak_memory_mib": "peak memory",
+}
 _TOTAL = "total: all recorded phases; a run that finds its features in the store does not encode them again"
 
 _MEMORY = "peak memory: of the GPU, or else of the whole process"
@@ -71,10 +75,20 @@ def by_cost(block: Block) -> list[Table]:
                 elif gap:
                     gaps.setdefault((method, at), gap)
         table = block.table(
-            shots, place, tuple(metrics), cells, [], gaps, metric=headline, metrics=metrics, view="cost",
-            scored=", ".join(sets), subject=f"Cost and accuracy ({label})", remarks=(_TOTAL, _MEMORY),
+            shots,
+            place,
+            tuple(metrics),
+            cells,
+            [],
+            gaps,
+            metric=headline,
+            metrics=metrics,
+            view="cost",
+            scored=", ".join(sets),
+            subject=f"Cost and accuracy ({label})",
+            remarks=(_TOTAL, _MEMORY),
             heads={name: _head(name, metric) for name, metric in metrics.items()},
-        )  # fmt: skip
+        )
         hardware = sorted(
             {str(run.result.provenance.get("hardware", "")) for run in block.covered(shots)} - {""}
         )

@@ -22,9 +22,26 @@ if TYPE_CHECKING:
     from mmadapt.collect.tables.table import Table
 
 FIELDS = (
-    "protocol", "protocol_version", "clip", "set", "data", "method", "shots", "metric", "unit",
-    "mean", "std", "n", "min", "max", "seeds", "values", "dirty", "mixed", "classifiers",
-)  # fmt: skip
+    "protocol",
+    "protocol_version",
+    "clip",
+    "set",
+    "data",
+    "method",
+    "shots",
+    "metric",
+    "unit",
+    "mean",
+    "std",
+    "n",
+    "min",
+    "max",
+    "seeds",
+    "values",
+    "dirty",
+    "mixed",
+    "classifiers",
+)
 
 
 def records(tables: Iterable[Table | Grid]) -> list[dict[str, Any]]:
@@ -49,11 +66,26 @@ def _of_table(table: Table) -> Iterator[dict[str, Any]]:
                 std = None if cell.std is None else round(cell.std, 10)
                 finite = all(map(math.isfinite, values))
                 content = (
-                    table.protocol, table.version, table.clip, cell.scored or table.scored, cell.data, method,
-                    cell.shots, metric.name, metric.unit, round(cell.mean, 10), std, cell.n,
-                    min(values) if finite else math.nan, max(values) if finite else math.nan,
-                    list(cell.values), values, cell.dirty, cell.mixed, " ".join(sorted(cell.classifiers)),
-                )  # fmt: skip
+                    table.protocol,
+                    table.version,
+                    table.clip,
+                    cell.scored or table.scored,
+                    cell.data,
+                    method,
+                    cell.shots,
+                    metric.name,
+                    metric.unit,
+                    round(cell.mean, 10),
+                    std,
+                    cell.n,
+                    min(values) if finite else math.nan,
+                    max(values) if finite else math.nan,
+                    list(cell.values),
+                    values,
+                    cell.dirty,
+                    cell.mixed,
+                    " ".join(sorted(cell.classifiers)),
+                )
                 yield dict(zip(FIELDS, content, strict=True))
 
 

@@ -92,10 +92,18 @@ def _row(raw: dict[str, str]) -> Row:
         scored = data
     ratio = re.search(r"base:new (\d+):(\d+)", raw["source"])
     return Row(
-        raw["method"], backbone(raw["backbone"]), raw["protocol"], data, int(raw["shots"]), scored,
-        float(raw["accuracy"]), float(raw["std"]) if raw["std"] else None, raw["source"], raw["verified"] == "read",
+        raw["method"],
+        backbone(raw["backbone"]),
+        raw["protocol"],
+        data,
+        int(raw["shots"]),
+        scored,
+        float(raw["accuracy"]),
+        float(raw["std"]) if raw["std"] else None,
+        raw["source"],
+        raw["verified"] == "read",
         comparable=ratio is None or ratio[1] == ratio[2],
-    )  # fmt: skip
+    )
 
 
 def _with_h(rows: Sequence[Row]) -> list[Row]:
@@ -121,13 +129,17 @@ def _admits(wanted: Filter | None, row: Row) -> bool:
     if wanted is None:
         return True
     methods = {name.split(" [")[0] for name in wanted.method}
-    return all((
-        not wanted.protocol or row.protocol in wanted.protocol,
-        not wanted.clip or row.clip in wanted.clip,
-        not methods or row.method in methods,
-        not wanted.shots or row.shots in (0, *wanted.shots),
-        not wanted.data or row.data in wanted.data or row.protocol in ("cross_dataset", "domain_generalization"),
-    ))  # fmt: skip
+    return all(
+        (
+            not wanted.protocol or row.protocol in wanted.protocol,
+            not wanted.clip or row.clip in wanted.clip,
+            not methods or row.method in methods,
+            not wanted.shots or row.shots in (0, *wanted.shots),
+            not wanted.data
+            or row.data in wanted.data
+            or row.protocol in ("cross_dataset", "domain_generalization"),
+        )
+    )
 
 
 def list_published(rows: Iterable[Row]) -> list[Grid]:
@@ -143,9 +155,16 @@ def list_published(rows: Iterable[Row]) -> list[Grid]:
         caption = f"Published top-1 accuracy (%); protocol: {protocol}; CLIP: {clip}."
         header = ["method", "data", "shots", "set", "source", "accuracy (%)"]
         grids.append(
-            Grid(caption, header, lines, label_of(("published", protocol, clip)), notes, 5,
-                 [vars(row) for row in ordered(members)])
-        )  # fmt: skip
+            Grid(
+                caption,
+                header,
+                lines,
+                label_of(("published", protocol, clip)),
+                notes,
+                5,
+                [vars(row) for row in ordered(members)],
+            )
+        )
     return grids
 
 

@@ -107,9 +107,12 @@ def to_grid(table: Table, *, full: bool = False) -> Grid:
     parts = [table.protocol, table.clip, str(named), *sets, name, *shots]
     corner = "method" if table.view == "cost" else table.metric.heading
     return Grid(
-        caption(table, full=full), [corner, *(_head(table, column) for column in table.columns)], rows, label_of(parts),
+        caption(table, full=full),
+        [corner, *(_head(table, column) for column in table.columns)],
+        rows,
+        label_of(parts),
         table.notes,
-    )  # fmt: skip
+    )
 
 
 def label_of(parts: Iterable[str]) -> str:

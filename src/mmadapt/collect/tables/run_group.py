@@ -99,9 +99,7 @@ class Block:
         made = {run.result.scores[scored].classifier for run in members if scored in run.result.scores}
         why = self.mixed.get(where, "")
         dirty = any(run.dirty for run in members)
-        return Cell(
-            method, data or trained, shots, values, dirty, bool(why), scored, why, frozenset(made)
-        )  # fmt: skip
+        return Cell(method, data or trained, shots, values, dirty, bool(why), scored, why, frozenset(made))
 
     def score(self, where: Where, scored: str, data: str = "") -> Cell | None:
         """Return the metric on a scored set over seeds, or None if no run has it."""
@@ -113,8 +111,16 @@ class Block:
 
         return self.cell(where, value, scored, data)
 
-    def table(self, shots: int | None, data: str | None, columns: Sequence[str | int], cells: Cells,
-              sets: Sequence[str], gaps: Mapping[tuple[str, int], str], **more: Any) -> Table:  # fmt: skip
+    def table(
+        self,
+        shots: int | None,
+        data: str | None,
+        columns: Sequence[str | int],
+        cells: Cells,
+        sets: Sequence[str],
+        gaps: Mapping[tuple[str, int], str],
+        **more: Any,
+    ) -> Table:
         """Return a table of the cells with what its caption and notes must say of the runs below it."""
         covered = self.covered(shots, data)
         rules: dict[str, set[str]] = defaultdict(set)

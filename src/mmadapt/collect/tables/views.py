@@ -108,11 +108,20 @@ def to_targets(block: Block, sets: Sequence[str] = ()) -> list[Table]:
                     gaps[method, where[2]] = gap
             tables.append(
                 own.table(
-                    shots, None, columns, cells, names, gaps, view=view, data_sets=tuple(targets),
-                    scored="source, targets", heads={source: f"{source} (source)"},
-                    subject=f"trained on {source}, tested on {', '.join(names)}", remarks=tuple(remarks),
+                    shots,
+                    None,
+                    columns,
+                    cells,
+                    names,
+                    gaps,
+                    view=view,
+                    data_sets=tuple(targets),
+                    scored="source, targets",
+                    heads={source: f"{source} (source)"},
+                    subject=f"trained on {source}, tested on {', '.join(names)}",
+                    remarks=tuple(remarks),
                 )
-            )  # fmt: skip
+            )
     return tables
 
 

@@ -67,9 +67,11 @@ def list_csv(file: Path) -> list[Listed]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as a CSV in UTF-8: {error}.") from error
     if absent := [column for column in ("path", "label") if column not in columns]:
-        raise UserError(f"{file} has no column {' and '.join(absent)}; its first line holds "
-                        f"{', '.join(columns) or 'nothing'}. "
-                        "Start the file with the line path,label or path,label,split.")  # fmt: skip
+        raise UserError(
+            f"{file} has no column {' and '.join(absent)}; its first line holds "
+            f"{', '.join(columns) or 'nothing'}. "
+            "Start the file with the line path,label or path,label,split."
+        )
     listed = [_row(file, number, row, "split" in columns) for number, row in rows]
     if not listed:
         raise UserError(f"{file} lists no images: it has no line after its first.")

@@ -153,5 +153,7 @@ class BenchmarkData(FewShotData):
             return
         common = len(theirs & set(drawn.train))
         if common < len(theirs) or len(theirs) != len(set(drawn.train)):
-            self.note(f"{pickle} has other shots, {common} of {len(theirs)} in common. "
-                      "Set data.draw=split_fewshot to run on them.")  # fmt: skip
+            self.note(
+                f"{pickle} has other shots, {common} of {len(theirs)} in common. "
+                "Set data.draw=split_fewshot to run on them."
+            )

@@ -122,9 +122,15 @@ def _remember(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
-            "w", dir=cache, prefix=".index-", suffix=".tmp", encoding="utf-8", errors="surrogateescape",
-            newline="\n", delete=False,
-        ) as stream:  # fmt: skip
+            "w",
+            dir=cache,
+            prefix=".index-",
+            suffix=".tmp",
+            encoding="utf-8",
+            errors="surrogateescape",
+            newline="\n",
+            delete=False,
+        ) as stream:
             stream.write("\n".join([head, *names, ""]))
         os.replace(stream.name, _file(root, cache))
     except OSError as error:

@@ -115,8 +115,10 @@ class ImageNetData(BenchmarkData):
             raise DataNotFoundError(f"{self.name}: no folder of validation images. {self.home.searched()}")
         index = index_folder(folder)
         if index.loose and not any(index.folders.values()):
-            raise UserError(f"{len(index.loose)} images lie directly in {folder}, such as {index.loose[0]}, "
-                            f"so their classes are unknown. {_VAL_SORTED}")  # fmt: skip
+            raise UserError(
+                f"{len(index.loose)} images lie directly in {folder}, such as {index.loose[0]}, "
+                f"so their classes are unknown. {_VAL_SORTED}"
+            )
         return _class_folders(folder, index)
 
 

@@ -136,9 +136,13 @@ def _row(entry: Entry) -> tuple[str, ...]:
     existing = entry.home.existing()
     where = images or (existing[0] if existing and existing[0] != entry.home.root else None)
     return (
-        entry.name, state, *numbers, automated(entry), entry.source.get("licence", "not stated"),
+        entry.name,
+        state,
+        *numbers,
+        automated(entry),
+        entry.source.get("licence", "not stated"),
         str(where) if where else f"{entry.home.root}/{entry.home.folders[0]} (expected)",
-    )  # fmt: skip
+    )
 
 
 def automated(entry: Entry) -> str:

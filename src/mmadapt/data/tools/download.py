@@ -71,8 +71,9 @@ def download(url: str, target: Path, *, md5: str | None = None, sha256: str | No
         part.unlink()
         _stamp(part).unlink(missing_ok=True)
         wrong = wrong or f"{size:,} instead of {expected:,} bytes"
-        raise DownloadError(f"{url} is not the published file ({wrong}) "
-                            "and was deleted. Try again later, or with --mirror.")  # fmt: skip
+        raise DownloadError(
+            f"{url} is not the published file ({wrong}) and was deleted. Try again later, or with --mirror."
+        )
     part.replace(target)
     _stamp(part).unlink(missing_ok=True)
     return target

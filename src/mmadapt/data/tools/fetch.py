@@ -21,9 +21,13 @@ class ManualStepError(UserError):
 
 
 def prepare(
-    entry: Entry, *, mirror: bool = False, split_only: bool = False, keep: bool = False,
+    entry: Entry,
+    *,
+    mirror: bool = False,
+    split_only: bool = False,
+    keep: bool = False,
     say: Callable[[str], None] = print,
-) -> None:  # fmt: skip
+) -> None:
     """Bring a data set into its folder, as far as it is not there; may be called again at any time.
 
     Args:
@@ -125,8 +129,10 @@ def _place(archive: Path, target: Path, take: Mapping[str, str], say: Callable[[
             here: found for name, here in reversed(list(take.items())) if (found := _search(unpacked, name))
         }
         if lost := sorted(set(take.values()) - set(moves) - {path.name for path in target.iterdir()}):
-            raise UserError(f"{archive} holds no {', '.join(lost)}: its layout is not the known one. "
-                            f"It was kept; unpack it by hand into {target}.")  # fmt: skip
+            raise UserError(
+                f"{archive} holds no {', '.join(lost)}: its layout is not the known one. "
+                f"It was kept; unpack it by hand into {target}."
+            )
         for here, found in moves.items():
             if not (target / here).exists():
                 found.replace(target / here)

@@ -15,9 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmadapt.errors import UserError
 from mmadapt.methods.parts.alpha_intervals import Intervals, Leads, Stretch, best_stretch, count_on_grid
-from mmadapt.methods.parts.cache import class_affinities
 
 _ANCHOR = 8
 """Steps of β after which exponentials are computed afresh."""
@@ -35,24 +33,27 @@ class Best(NamedTuple):
     correct: int
 
 
-def search_grid(scale: float, steps: int) -> list[float]:
-    """Return ``0.1 + i (scale − 0.1) / steps`` for i < steps: the released grid, upper end excluded."""
-    return [0.1 + i * (scale - 0.1) / steps for i in range(steps)]
+def class_affinities(
+    cosines: Tensor, labels: Tensor, classes: int, beta: float | Tensor, shots: int = 0
+) -> Tensor:
+    """Return ``exp(−β (1 − cosines)) · one_hot(labels)`` without the one-hot matrix.
 
+    Args:
+        cosines: Products of queries and keys (..., B, N).
+        labels: Class of each key (N,), in any order.
+        classes: Number C of classes.
+        beta: Sharpness β.
+        shots: What `shots_per_class` says of the labels; 0 always holds.
 
-def search_grids(scale: Sequence[float] | None, steps: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Return the grids of β and α of given upper ends and numbers of points; empty ones if nothing is searched.
-
-    Raises:
-        UserError: If a grid is empty.
+    Returns:
+        Votes (..., B, C).
     """
-    if scale is None:
-        return [], []
-    if min(scale) <= 0.1 or min(steps) < 1:
-        raise UserError(
-            f"method.search_scale={list(scale)}, search_step={list(steps)}: the grid of β and α starts at 0.1."
-        )
-    return search_grid(scale[0], steps[0]), search_grid(scale[1], steps[1])
+    weights = torch.exp(beta * (cosines - 1))
+    if shots:
+        by_shot: Tensor = weights.unflatten(-1, (-1, shots))
+        return by_shot.sum(dim=-1)
+    votes = weights.new_zeros(*cosines.shape[:-1], classes)
+    return votes.index_add(-1, labels, weights)
 
 
 def search_alpha_beta(

@@ -48,6 +48,14 @@ class BesideFrozenClip(LightningModule):
         return result
 
 
+def renamed(state_dict: dict[str, Tensor], prefix: str, earlier: Mapping[str, str]) -> None:
+    """Give the weights of stored adapters their present names, in place; ``earlier`` maps beginnings of names."""
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        for old, new in earlier.items():
+            if key.removeprefix(prefix).startswith(old):
+                state_dict[prefix + new + key.removeprefix(prefix + old)] = state_dict.pop(key)
+
+
 @torch.no_grad()
 def class_text_features(clip: ClipBackbone, classes: ClassSet) -> Tensor:
     """Return one unit text feature per class, (C, D): normalise each prompt's, average, normalise."""

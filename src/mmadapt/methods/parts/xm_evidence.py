@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmadapt.distributed import global_mean
-from mmadapt.methods.parts.cache import class_affinities
+from mmadapt.methods.parts.cache_search import class_affinities
 
 HardWeight = Literal["class", "all", "focal", "none"]
 """Difference d of the affinities by which an image's loss is weighted: between their means over the shots of its

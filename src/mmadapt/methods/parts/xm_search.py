@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmadapt.methods.parts.cache_search import correct_for_votes
+from mmadapt.methods.parts.text_cache import TextCache
 from mmadapt.methods.parts.xm_evidence import Evidence
-from mmadapt.methods.parts.xm_text_cache import TextCache
 
 _GAMMAS = tuple(i / 10 for i in range(11))
 
@@ -51,7 +51,7 @@ def search_by_turns(
     if cache.fusion == "learned":
         turns["gamma"] = _GAMMAS
     correct = -1
-    chosen = Choice(float(cache.text_beta), alphas[0], betas[0])
+    chosen = Choice(float(cache.beta), alphas[0], betas[0])
     for name, values in turns.items():
         before = chosen
         for value in values:

@@ -17,13 +17,13 @@ Projection = Literal["linear", "mlp"]
 Fusion = Literal["learned", "confidence", "fixed", "image", "text"]
 """γ ``learned``, as the sigmoid of one scalar; from each image's ``confidence``, c_I / (c_I + c_T) with c the highest
 class probability that a cache's votes give; ``fixed``; or one cache alone, ``image`` or ``text``."""
-
-
-def into_text_cache(state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Rename weights stored before they were parts of a ``text_cache``."""
-    parts = tuple(prefix + name for name in ("img2txt.", "meta_net.", "text_beta", "gamma_logit"))
-    for key in [key for key in state_dict if key.startswith(parts)]:
-        state_dict[f"{prefix}text_cache.{key.removeprefix(prefix)}"] = state_dict.pop(key)
+EARLIER = {
+    "img2txt.": "text_cache.img2txt.",
+    "meta_net.": "text_cache.meta_net.",
+    "text_beta": "text_cache.beta",
+    "gamma_logit": "text_cache.gamma_logit",
+}
+"""What weights were called before they were part of a text cache."""
 
 
 class TextCache(nn.Module):
@@ -36,11 +36,11 @@ class TextCache(nn.Module):
     Attributes:
         img2txt: Img2TxtNet P_I, D → E.
         meta_net: MetaNet P_T, D → E.
-        text_beta: Sharpness β_T.
+        beta: Sharpness β_T.
         gamma_logit: γ before the sigmoid, if it is learned.
     """
 
-    text_beta: Tensor
+    beta: Tensor
 
     def __init__(
         self, dim: int, low_dim: int | None, projection: Projection, fusion: Fusion, gamma: float, beta: float
@@ -63,7 +63,7 @@ class TextCache(nn.Module):
             )
         self.fusion = fusion
         self.gamma = {"image": 1.0, "text": 0.0}.get(fusion, float(gamma))
-        self.register_buffer("text_beta", torch.tensor(float(beta)))
+        self.register_buffer("beta", torch.tensor(float(beta)))
         self.img2txt = _projection(dim, low_dim, projection)
         self.meta_net = _projection(dim, low_dim, projection)
         if fusion == "learned":
@@ -83,9 +83,9 @@ class TextCache(nn.Module):
         low_texts = F.normalize(self.meta_net(texts), dim=-1)
         return low_images @ low_texts.T
 
-    def votes(self, evidence: Evidence, beta: Tensor) -> Tensor:
-        """Return the fused votes (B, C) of both caches, the image cache having sharpness β."""
-        return self.fuse(evidence.image_votes(beta), evidence.text_votes(self.text_beta))
+    def votes(self, evidence: Evidence, image_beta: Tensor) -> Tensor:
+        """Return the fused votes (B, C) of both caches, the image cache's of sharpness ``image_beta``."""
+        return self.fuse(evidence.image_votes(image_beta), evidence.text_votes(self.beta))
 
     def fuse(self, image_votes: Tensor, text_votes: Tensor, gamma: float | None = None) -> Tensor:
         """Return ``γ · image_votes + (1 − γ) · text_votes``, by its own γ unless given."""
@@ -99,9 +99,9 @@ class TextCache(nn.Module):
         return torch.sigmoid(self.gamma_logit) if self.fusion == "learned" else self.gamma
 
     @torch.no_grad()
-    def choose(self, text_beta: float, gamma: float | None) -> None:
+    def choose(self, beta: float, gamma: float | None) -> None:
         """Take β_T, and γ in place of the learned one if given."""
-        self.text_beta.fill_(text_beta)
+        self.beta.fill_(beta)
         if gamma is not None:  # the logit is ±inf at the ends: its sigmoid is exact
             self.gamma_logit.copy_(torch.logit(torch.tensor(gamma)))
 
