@@ -34,7 +34,7 @@ run: $(VENV)/.run  ## run the embedded default experiment: make run ARGS="method
 	@$(BIN)/python -m mmadapt $(ARGS)
 
 test: $(VENV)/.dev  ## run the quick tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.dev  ## run every test
 	$(BIN)/python -m pytest $(ARGS)

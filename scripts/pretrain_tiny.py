@@ -44,6 +44,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from tiny_captions import caption, lengthen
 from tiny_images import FULL, SPLITS, Chunk, Pool, Recipe, draw_attributes, generator
 from tiny_student import Student, Vocabulary, normalise, with_stock_normalisation
 from torch import Tensor, nn
@@ -53,7 +54,7 @@ from mmadapt.clip.tiny import WEIGHTS, save_tiny_state
 from mmadapt.data.shapes.geometry import SHAPES, SURFACES
 from mmadapt.data.shapes.render import render
 from mmadapt.data.shapes.scene import STYLES
-from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, caption, class_phrase, held_out, lengthen
+from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, class_phrase, held_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable

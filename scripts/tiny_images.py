@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+from tiny_captions import SEEN_STYLES
 from torch import Generator, Tensor
 
 from mmadapt.clip.tiny import tiny_config
 from mmadapt.data.shapes.geometry import SHAPES, SURFACES
 from mmadapt.data.shapes.render import render
 from mmadapt.data.shapes.scene import Scene
-from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, SEEN_STYLES, held_out
+from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, held_out
 
 FULL = Scene()
 EASY = Scene(

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, SimpleTokenizer
 from open_clip.model import CLIP
+from tiny_captions import caption_words
 from tiny_images import SPLITS, Chunk
 from torch import Tensor, nn
 
 from mmadapt.clip.tiny import tiny_config
-from mmadapt.data.shapes.words import caption_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,6 +9,8 @@ from pathlib import Path
 # Before torch is imported, here and in the processes that tests start. Spinning threads cost a shared machine much,
 # and where no bytecode is kept every process compiles its libraries anew, for twice the time of the imports.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each: several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
     sys.dont_write_bytecode = False
     sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 
 import open_clip
+import pretrain_tiny as pretrain
 import pytest
 import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import CLIP
 from PIL import Image
-from tests.support import FILES, ROOT
+from tests.support import FILES
+from tiny_captions import SEEN_STYLES, caption, caption_words
 from torchvision.transforms.functional import pil_to_tensor
 
 from mmadapt.clip import tiny
@@ -21,20 +22,8 @@ from mmadapt.data.shapes import worlds as shapes_worlds
 from mmadapt.data.shapes.identity import WORLDS
 from mmadapt.data.shapes.render import render
 from mmadapt.data.shapes.scene import STYLES, Scene
-from mmadapt.data.shapes.words import COMBINATIONS, SEEN_STYLES, caption, caption_words, held_out
+from mmadapt.data.shapes.words import COMBINATIONS, held_out
 from mmadapt.errors import UserError
-
-SCRIPTS = ROOT / "scripts"
-
-
-@pytest.fixture(scope="module")
-def pretrain():
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        import pretrain_tiny
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return pretrain_tiny
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +85,7 @@ def test_hold_out_is_a_quarter_and_base_and_new_respect_it():
     assert set(kinds[half:]) <= held_out()
 
 
-def test_pretraining_never_shows_held_out_combinations_or_new_styles(pretrain):
+def test_pretraining_never_shows_held_out_combinations_or_new_styles():
     recipe = pretrain.Recipe(chunk=64, pool=2)
     for step in (0, recipe.steps - 1):
         attributes = pretrain.Pool(recipe).batch(step).attributes
@@ -160,7 +149,7 @@ def test_shipped_weights_fit_a_stock_model():
     assert json.loads(tiny.tiny_metadata()["held_out"]) == [list(c) for c in sorted(held_out())]
 
 
-def test_compact_and_full_vocabulary_agree(shipped, pretrain):
+def test_compact_and_full_vocabulary_agree(shipped):
     vocabulary = pretrain.Vocabulary()
     text = "a photo of a red striped star."
     student = pretrain.Student(len(vocabulary.rows)).eval()
@@ -174,7 +163,7 @@ def test_compact_and_full_vocabulary_agree(shipped, pretrain):
     torch.testing.assert_close(short, full, atol=1e-5, rtol=1e-5)
 
 
-def test_zero_shot_accuracy_of_the_shipped_weights(shipped, pretrain):
+def test_zero_shot_accuracy_of_the_shipped_weights(shipped):
     vocabulary = pretrain.Vocabulary()
     student = pretrain.Student(len(vocabulary.rows))
     state = shipped.state_dict()
@@ -189,7 +178,7 @@ def test_zero_shot_accuracy_of_the_shipped_weights(shipped, pretrain):
 @pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="pre-training needs torch.optim.Muon, PyTorch 2.9"
 )
-def test_pretraining_resumes_bit_for_bit(pretrain, tmp_path):
+def test_pretraining_resumes_bit_for_bit(tmp_path):
     recipe = pretrain.Recipe(steps=3, batch=8, chunk=16, every=1, pool=2, warmup=1)
     settings = {"evaluate_every": 100, "save_every": 100, "images": 20}
     whole = pretrain.train(recipe, tmp_path / "whole", tmp_path / "whole.safetensors", **settings)
@@ -207,7 +196,7 @@ def test_pretraining_resumes_bit_for_bit(pretrain, tmp_path):
         pretrain.train(pretrain.Recipe(steps=4), part, tmp_path / "part.safetensors")
 
 
-def test_stock_normalisation_changes_nothing_but_the_input(pretrain):
+def test_stock_normalisation_changes_nothing_but_the_input():
     model = pretrain.Student(20).eval()
     images, _ = draw()
     with torch.no_grad():

@@ -66,6 +66,7 @@ def sweep(tmp_path_factory, images, features):
     return results, done
 
 
+@pytest.mark.slow
 def test_two_jobs_of_a_process_are_two_wandb_runs(sweep):
     results, _ = sweep
     first, second = read_runs(results)
@@ -92,6 +93,7 @@ def test_two_jobs_of_a_process_are_two_wandb_runs(sweep):
         assert (final["shots"], final["test/top1"]) == (1, stored["scores"]["test"]["top1"])
 
 
+@pytest.mark.slow
 def test_a_training_method_logs_its_loss_in_every_epoch(sweep):
     results, _ = sweep
     tip, clip = read_runs(results)
@@ -104,6 +106,7 @@ def test_a_training_method_logs_its_loss_in_every_epoch(sweep):
     assert [float(row["train/loss"]) for row in rows] == pytest.approx([loss for _, loss in losses])
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_curves_final_scores_and_the_configuration(sweep):
     results, _ = sweep
     (folder,) = results.rglob("clip_adapter/**/tensorboard")
@@ -119,6 +122,7 @@ def test_tensorboard_holds_curves_final_scores_and_the_configuration(sweep):
     assert b"mmadapt.methods.clip_adapter.ClipAdapter" in text.tensor_proto.string_val[0]
 
 
+@pytest.mark.slow
 def test_nothing_but_the_jobs_is_printed(sweep):
     _, done = sweep
     assert "wandb" not in done.stdout + done.stderr

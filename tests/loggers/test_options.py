@@ -197,6 +197,7 @@ print(*held())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
 def test_wandb_is_imported_on_demand_and_many_runs_hold_no_more_files_than_few(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_SERVICE", raising=False)  # else it would share the process of this one
