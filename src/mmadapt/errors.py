@@ -20,6 +20,12 @@ def did_you_mean(word: str, accepted: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def some(items: Iterable[object], limit: int = 5) -> str:
+    """Return the first items, comma-separated, and whether there are more."""
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:limit]) + (", …" if len(texts) > limit else "")
+
+
 def one_of(key: str, value: object, accepted: Iterable[str]) -> None:
     """Refuse a word that is not among the accepted ones.
 

@@ -6,14 +6,13 @@ Tables are a pure function of these files (`mmadapt.collect`), so this module im
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mmadapt.errors import UserError
+from mmadapt.files import read_json, replacing
 
 SCHEMA = 2
 """Version of the file layout."""
@@ -141,13 +140,9 @@ class Result:
         """
         path = run_dir / RESULT_FILE
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path, "Delete it and run the job again.")
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{path} is not valid JSON ({error}). Delete it and run the job again."
-            ) from error
         return cls.from_dict(raw, path)
 
     @classmethod
@@ -172,17 +167,7 @@ def harmonic_mean(base: float, new: float) -> float:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Write JSON so that a reader, or a crash, sees either the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1, ensure_ascii=False, allow_nan=True)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=True)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     return path

@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from mmadapt.files import replacing
+
 ASSETS = Path(__file__).parents[1] / "assets"
 NAME = "mmadapt-tiny"
 CONFIG = ASSETS / f"{NAME}.json"
@@ -40,9 +42,8 @@ def save_tiny_state(state: dict[str, Tensor], rows: Tensor, path: Path, metadata
     """
     tensors = {name: value.detach().half().contiguous() for name, value in state.items()}
     tensors[_ROWS] = rows.to(torch.int32)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(save(tensors, metadata))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata))
 
 
 def load_tiny_state(path: Path = WEIGHTS) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from mmadapt.clip.transforms import ImageTransform
 from mmadapt.data.base import ClassSet, FewShotData
 from mmadapt.data.images import BadImageError, FileHashes, ImageSet
 from mmadapt.distributed import barrier, this_process
-from mmadapt.errors import UserError
+from mmadapt.errors import UserError, some
 from mmadapt.features.pipeline import (
     Decoded,
     Item,
@@ -249,8 +249,7 @@ def _undecodable(image_features: Tensor) -> list[int]:
 
 
 def _some(images: ImageSet, positions: Sequence[int]) -> str:
-    names = [images.source.name(images.indices[i]) for i in positions[:5]]
-    return ", ".join(names) + (", …" if len(positions) > 5 else "")
+    return some(images.source.name(images.indices[i]) for i in positions)
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmadapt.errors import UserError
+from mmadapt.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +140,10 @@ class _Space:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / "space.json").exists():
                 text = self.description + "\n"
-                _replace(self.folder / "space.json", lambda path: path.write_text(text, encoding="utf-8"))
-            _replace(self.folder / name, lambda path: save_file({"features": rows}, path, metadata))
+                with replacing(self.folder / "space.json") as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+            with replacing(self.folder / name) as temporary:
+                save_file({"features": rows}, temporary, metadata)
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"Features cannot be stored in {self.folder}: {error}. Set paths.features=… or "
@@ -177,18 +179,6 @@ def _checksum(keys: Sequence[str], rows: Tensor) -> str:
     digest = hashlib.blake2b(json.dumps(list(keys)).encode(), digest_size=16)
     digest.update(rows.numpy().data)
     return digest.hexdigest()
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _age(path: Path) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmadapt.data.base import ClassSet, FewShotData
 from mmadapt.features.encoder import FeatureEncoder
+from mmadapt.files import replacing
 from mmadapt.methods.base import Method
 from mmadapt.methods.transfer import positions
 from mmadapt.metrics import Scorer
@@ -151,6 +152,5 @@ def _write_parquet(path: Path, tables: Sequence[Mapping[str, Any]]) -> None:
     from pyarrow import parquet
 
     whole = pa.concat_tables([pa.table(dict(table)).sort_by("image") for table in tables])
-    temporary = path.with_name(f".{path.name}.tmp")
-    parquet.write_table(whole, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        parquet.write_table(whole, temporary)

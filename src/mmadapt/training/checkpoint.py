@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import random
 import time
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 
 from mmadapt.distributed import from_main, gathered, this_process
+from mmadapt.files import replacing
 from mmadapt.results import CHECKPOINT_FILE, PROTOCOL
 
 log = logging.getLogger(__name__)
@@ -196,19 +196,14 @@ def _digest(raw: bytes | memoryview) -> bytes:
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a crash leaves the old one or the new one; a full disk is a warning."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         buffer = io.BytesIO()
         torch.save(dict(content), buffer)
-        with open(temporary, "wb") as stream:
+        with replacing(path) as temporary, open(temporary, "wb") as stream:
             stream.write(_digest(buffer.getbuffer()))
             stream.write(buffer.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         log.warning("%s cannot be written: %s. Training goes on without it.", path, error)
-        temporary.unlink(missing_ok=True)
 
 
 def random_state() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mmadapt.data.base import FewShotData
 from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.threads import cores, ordered_map
 from mmadapt.distributed import joined, summed, this_process
+from mmadapt.errors import some
 from mmadapt.progress import ProgressBar
 from mmadapt.training.crops import normalize, random_views
 from mmadapt.training.feature_data import BatchLoader, WeightedBatch, share_of
@@ -169,13 +170,7 @@ class ResidentImages(LightningDataModule):
         if kind == "test":
             self.test_names = joined(names)
         if bad:
-            log.warning(
-                "%d %s images cannot be decoded and are left out: %s%s",
-                len(bad),
-                kind,
-                ", ".join(bad[:5]),
-                ", …" if len(bad) > 5 else "",
-            )
+            log.warning("%d %s images cannot be decoded and are left out: %s", len(bad), kind, some(bad))
 
 
 class ImageEpochLoader:

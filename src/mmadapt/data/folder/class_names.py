@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmadapt.data.folder.csv_list import composed, some
-from mmadapt.errors import UserError, did_you_mean
+from mmadapt.data.folder.csv_list import composed
+from mmadapt.errors import UserError, did_you_mean, some
 
 log = logging.getLogger(__name__)
 

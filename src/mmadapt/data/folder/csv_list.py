@@ -6,12 +6,11 @@ import csv
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from mmadapt.data.splits import Split
-from mmadapt.errors import DataNotFoundError, UserError, did_you_mean
+from mmadapt.errors import DataNotFoundError, UserError, did_you_mean, some
 
 SPLITS: dict[str, Split] = {
     "train": "train", "training": "train",
@@ -41,12 +40,6 @@ class Listed:
 def composed(text: str) -> str:
     """Return Unicode's composed form: macOS stores ``é`` as two characters, others as one."""
     return unicodedata.normalize("NFC", text)
-
-
-def some(items: Iterable[object], limit: int = 5) -> str:
-    """Return the first items, comma-separated, and whether there are more."""
-    texts = [str(item) for item in items]
-    return ", ".join(texts[:limit]) + (", …" if len(texts) > limit else "")
 
 
 def list_csv(file: Path) -> list[Listed]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from mmadapt.data.base import FewShotData
 from mmadapt.data.folder.class_names import read_class_names, read_templates
-from mmadapt.data.folder.csv_list import Listed, list_csv, some
+from mmadapt.data.folder.csv_list import Listed, list_csv
 from mmadapt.data.folder.tree import list_tree
 from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.splits import Splits, split_off
-from mmadapt.errors import DataNotFoundError, UserError, did_you_mean
+from mmadapt.errors import DataNotFoundError, UserError, did_you_mean, some
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmadapt.data.folder.csv_list import SPLITS, Listed, composed, some
+from mmadapt.data.folder.csv_list import SPLITS, Listed, composed
 from mmadapt.data.splits import Split
-from mmadapt.errors import UserError
+from mmadapt.errors import UserError, some
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmadapt.errors import DataNotFoundError, UserError
+from mmadapt.files import replacing
 from mmadapt.progress import track
 
 log = logging.getLogger(__name__)
@@ -120,18 +120,8 @@ def _remember(
     counts = [len(members) for members in folders.values()]
     head = json.dumps({"version": _VERSION, "root": os.fspath(root), "times": times, "counts": counts})
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w",
-            dir=cache,
-            prefix=".index-",
-            suffix=".tmp",
-            encoding="utf-8",
-            errors="surrogateescape",
-            newline="\n",
-            delete=False,
-        ) as stream:
-            stream.write("\n".join([head, *names, ""]))
-        os.replace(stream.name, _file(root, cache))
+        with replacing(_file(root, cache)) as temporary:
+            text = "\n".join([head, *names, ""])
+            temporary.write_bytes(text.encode(errors="surrogateescape"))
     except OSError as error:
         log.warning("The index of %s is not remembered in %s: %s", root, cache, error)
