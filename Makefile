@@ -37,7 +37,7 @@ test: $(VENV)/.dev  ## run the quick tests
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.dev  ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 smoke: $(VENV)/.run  ## one quick run of each method on rendered images
 	$(BIN)/python -m mmadapt -m sweep=quick tag=smoke overwrite=true $(ARGS)
