@@ -48,3 +48,12 @@ def read_json(path: Path, advice: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}). {advice}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without blanks around them and without empty ones."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

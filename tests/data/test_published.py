@@ -15,7 +15,7 @@ from mmadapt.config.hydra_versions import BASE
 from mmadapt.config.identity import fingerprint
 from mmadapt.config.paths import CONF_DIR
 from mmadapt.config.schema import register_resolvers, resolve
-from mmadapt.data.published.imagenet_classes import wnids
+from mmadapt.data.published.imagenet import wnids
 from mmadapt.errors import DataNotFoundError, UserError
 from mmadapt.runs.job import execute
 

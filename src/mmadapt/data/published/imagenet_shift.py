@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapt.data.images import ImageFiles, ImageSet
+from mmadapt.data.images import ImageSet
 from mmadapt.data.published.folder_index import index_folder
-from mmadapt.data.published.imagenet import ImageNetData, check_folders
-from mmadapt.data.published.imagenet_classes import wnids
+from mmadapt.data.published.imagenet import ImageNetData, class_folders, wnids
 from mmadapt.data.published.locate import Home
 from mmadapt.data.splits import Splits, subset_classes
 from mmadapt.errors import DataNotFoundError
@@ -42,19 +41,13 @@ class ImageNetShiftData(ImageNetData):
         """
         super().__init__(**options)
         place = None if imagenet_dir is None else Path(imagenet_dir).expanduser().absolute()
-        self._imagenet = Home("imagenet", self.home.root, tuple(imagenet_folders), place)
+        self.imagenet = Home("imagenet", self.home.root, tuple(imagenet_folders), place)
         self.classes_of, self.numbered = classes_of, numbered
-
-    @property
-    def imagenet(self) -> Home:
-        """Where ImageNet itself is looked for."""
-        return self._imagenet
 
     @property
     def imagenet_labels(self) -> tuple[int, ...]:
         """ImageNet's label of each class that occurs."""
-        place = {wnid: label for label, wnid in enumerate(wnids())}
-        return tuple(place[wnid] for wnid in wnids(self.classes_of))
+        return tuple(map(wnids().index, wnids(self.classes_of)))
 
     def kept_classes(self, splits: Splits) -> Sequence[int]:
         """Return ImageNet's labels of the classes that occur, or of the base or new half of them."""
@@ -76,12 +69,6 @@ class ImageNetShiftData(ImageNetData):
             raise DataNotFoundError(
                 f"{self.name}: no folder {' or '.join(self.image_folders)}. {self.home.searched()}"
             )
-        present = wnids(self.classes_of)
-        if self.numbered:
-            present = tuple(str(label) for label in self.imagenet_labels)
+        present = map(str, self.imagenet_labels) if self.numbered else wnids(self.classes_of)
         labels = dict(zip(present, self.imagenet_labels, strict=True))
-        index = index_folder(folder)
-        check_folders(folder, index, labels)
-        paths = [f"{name}/{image}" for name in labels for image in index.folders[name]]
-        of_image = [label for name, label in labels.items() for _ in index.folders[name]]
-        return ImageSet.of(ImageFiles(folder, tuple(paths)), of_image)
+        return class_folders(folder, "", labels, index_folder(folder))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mmadapt.errors import some
 
 _SAMPLE = 25
 
@@ -42,61 +43,48 @@ class Home:
 
     def find_file(self, name: str) -> Path | None:
         """Return a file beside the images, above them up to the root, or in the root's folder ``splits``."""
-        if Path(name).is_absolute():
-            return Path(name) if Path(name).is_file() else None
+        places: list[Path] = []
         for folder in self.candidates():
-            while True:
-                if (folder / name).is_file():
-                    return folder / name
-                if folder == self.root or folder.parent == folder or not folder.is_relative_to(self.root):
-                    break
-                folder = folder.parent
-        spare = self.root / "splits" / name
-        return spare if spare.is_file() else None
+            places += [folder, *(above for above in folder.parents if above.is_relative_to(self.root))]
+        places.append(self.root / "splits")
+        return next((place / name for place in places if (place / name).is_file()), None)
 
     def searched(self) -> str:
         """Return the sentence that says where we looked and what to type."""
         if self.dir is not None:
             return f"Looked in data.dir={self.dir}."
-        shown = ", ".join(str(folder) for folder in self.folders)
         return (
-            f"Looked in {self.root} for {shown}. Set MMADAPT_DATA or paths.data to the folder of all data "
-            f"sets, or data.dir to this one's; python -m mmadapt.data prepare {self.name} says how to get it."
+            f"Looked in {self.root} for {', '.join(self.folders)}. Set MMADAPT_DATA or paths.data to the "
+            f"folder of all data sets, or data.dir to this one's; python -m mmadapt.data prepare {self.name} "
+            "says how to get it."
         )
 
 
-def best_folder(folders: Sequence[Path], paths: Sequence[str]) -> tuple[Path | None, int]:
-    """Return the folder that holds most of a sample of relative paths, and how many of it."""
+def best_folder(folders: Sequence[Path], paths: Sequence[str]) -> Path | None:
+    """Return the folder that holds most of a sample of relative paths; None if none holds any."""
     sample = paths[:: max(1, len(paths) // _SAMPLE)]
-    best, most = None, 0
-    for folder in folders:
-        hits = sum((folder / path).is_file() for path in sample)
-        if hits > most:
-            best, most = folder, hits
-    return best, most
+    hits = {folder: sum((folder / path).is_file() for path in sample) for folder in folders}
+    return max(filter(hits.get, hits), key=lambda folder: hits[folder], default=None)
 
 
 def find_missing(folder: Path, paths: Iterable[str]) -> list[str]:
     """Return the relative paths that do not exist, by one listing per sub-folder."""
-    by_parent: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        by_parent[path.rpartition("/")[0]].append(path)
+    known: dict[str, set[str]] = {}
     missing: list[str] = []
-    for parent, members in by_parent.items():
-        present = _listed(folder / parent)
+    for path in paths:
+        parent, _, name = path.rpartition("/")
+        if parent not in known:
+            known[parent] = _listed(folder / parent)
         # exists() once more: a file system that ignores case or composes accents finds what a listing lacks
-        missing += [
-            path
-            for path in members
-            if path.rpartition("/")[2] not in present and not (present and (folder / path).exists())
-        ]
+        if name not in known[parent] and not (known[parent] and (folder / path).exists()):
+            missing.append(path)
     return missing
 
 
 def explain_missing(folder: Path, missing: Sequence[str], total: int) -> str:
     """Return how many images are missing, the first five of them, and the likely reason."""
-    listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else ".")
-    text = f"{len(missing)} of {total} images are missing below {folder}: {listed}"
+    end = "" if len(missing) > 5 else "."
+    text = f"{len(missing)} of {total} images are missing below {folder}: {some(missing)}{end}"
     return f"{text}{_case_hint(folder, missing)}{_nesting_hint(folder, missing[0])}"
 
 
@@ -125,9 +113,7 @@ def _nesting_hint(folder: Path, path: str) -> str:
     if "/" in path and (folder / top / path).exists():
         return f" {folder / top / top} is nested once too deep: move what it holds to {folder / top}."
     deeper = [inner for inner in sorted(_listed(folder)) if (folder / inner / path).exists()]
-    if deeper:
-        return f" The images lie in {folder / deeper[0]}: move what it holds to {folder}."
-    return ""
+    return f" The images lie in {folder / deeper[0]}: move what it holds to {folder}." if deeper else ""
 
 
 def _listed(folder: Path) -> set[str]:

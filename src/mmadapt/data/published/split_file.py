@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,12 @@ class SplitFileData(BenchmarkData):
         self.split_file, self.split_sha256 = split_file, split_sha256
 
     def read_splits(self) -> Splits:
-        """Read the split file and make sure that its images exist.
-
-        Raises:
-            DataNotFoundError: If split file or images are missing.
-            UserError: If the split file is damaged.
-        """
+        """Read the split file and make sure that its images exist."""
         split = read_split_file(self._find_split_file())
-        if split.twice:
-            self.note(
-                f"{self.split_file} lists {len(split.twice)} images more than once, such as {split.twice[0]}."
-            )
-        train, val, test = split.parts
-        self.check_counts(classes=len(split.class_names), train=len(train), val=len(val), test=len(test))
+        if twice := [path for path, count in Counter(split.paths()).items() if count > 1]:
+            self.note(f"{self.split_file} lists {len(twice)} images more than once, such as {twice[0]}.")
+        train, val, test = map(len, split.parts)
+        self.check_counts(classes=len(split.class_names), train=train, val=val, test=test)
         if not split.is_published(self.split_sha256) and not self.findings:
             self.note(f"{self.split_file} differs from the published file, numbers will not compare.")
         images = self.image_sets(self._image_folder(split), split.parts)
@@ -57,15 +51,12 @@ class SplitFileData(BenchmarkData):
         )
 
     def _image_folder(self, split: SplitFile) -> Path:
-        paths = [path for part in split.parts for path, _ in part]
         folders = [home / images for home in self.home.candidates() for images in self.image_folders]
-        best, hits = best_folder(folders, paths)
-        if best is not None and hits:
+        best = best_folder(folders, split.paths())
+        if best is not None:
             return best
-        existing = [folder for folder in folders if folder.is_dir()]
-        if existing:
-            raise DataNotFoundError(
-                f"{self.name}: {explain_missing(existing[0], list(dict.fromkeys(paths)), len(set(paths)))}"
-            )
+        if existing := [folder for folder in folders if folder.is_dir()]:
+            paths = list(dict.fromkeys(split.paths()))
+            raise DataNotFoundError(f"{self.name}: {explain_missing(existing[0], paths, len(paths))}")
         wanted = " or ".join(self.image_folders)
         raise DataNotFoundError(f"{self.name}: no folder {wanted} with its images. {self.home.searched()}")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmadapt.errors import UserError
 
@@ -21,14 +19,16 @@ class SplitFile:
     Attributes:
         class_names: Name of each class, in label order.
         parts: Images of train, val and test: path relative to the image folder, and label.
-        twice: Images that are listed more than once.
         hashes: SHA-256 of the file and of its content as CoOp formats it.
     """
 
     class_names: tuple[str, ...]
     parts: tuple[list[tuple[str, int]], ...]
-    twice: tuple[str, ...]
     hashes: tuple[str, ...]
+
+    def paths(self) -> list[str]:
+        """Return the paths of all images, those listed twice twice."""
+        return [path for part in self.parts for path, _ in part]
 
     def is_published(self, sha256: str | None) -> bool:
         """Return whether the content fits the first digits of the published file's hash, if it is known."""
@@ -36,11 +36,7 @@ class SplitFile:
 
 
 def read_split_file(file: Path) -> SplitFile:
-    """Read and verify a split file: lists of ``[path, label, class name]`` under train, val and test.
-
-    Raises:
-        UserError: If it is not of that form, leaves the image folder, or names a class in two ways.
-    """
+    """Read and verify a split file: lists of ``[path, label, class name]`` under train, val and test."""
     try:
         raw = file.read_bytes()
         content = json.loads(raw)
@@ -49,38 +45,23 @@ def read_split_file(file: Path) -> SplitFile:
     if not isinstance(content, dict) or any(not isinstance(content.get(part), list) for part in PARTS):
         raise UserError(f"The split file {file} must hold the lists train, val and test.")
     names: dict[int, str] = {}
-    parts: list[list[tuple[str, int]]] = []
-    for part in PARTS:
-        images: list[tuple[str, int]] = []
+    parts: tuple[list[tuple[str, int]], ...] = ([], [], [])
+    for part, images in zip(PARTS, parts, strict=True):
         for row in content[part]:
-            path, label, name = _row(file, part, row)
+            if not isinstance(row, list) or [type(cell) for cell in row] != [str, int, str]:
+                raise UserError(
+                    f'{file}: an entry of {part} must be ["path", label, "class name"], not {row!r:.100}.'
+                )
+            path, label, name = row[0].replace("\\", "/"), row[1], row[2]
+            if path.startswith("/") or ".." in path.split("/") or ":" in path.split("/")[0]:
+                raise UserError(f"{file}: the path {row[0]!r} leaves the image folder.")
             if names.setdefault(label, name) != name:
                 raise UserError(f"{file} names the class {label} both {names[label]!r} and {name!r}.")
             images.append((path, label))
-        parts.append(images)
     if not names or sorted(names) != list(range(len(names))):
         raise UserError(
             f"The labels in {file} must be 0, 1, 2, … without a gap; found {sorted(names)[:5]}, …."
         )
-    counts = Counter(path for images in parts for path, _ in images)
-    twice = tuple(path for path, count in counts.items() if count > 1)
-    class_names = tuple(names[label] for label in range(len(names)))
-    return SplitFile(class_names, tuple(parts), twice, _hashes(raw, content))
-
-
-def _row(file: Path, part: str, row: Any) -> tuple[str, int, str]:
-    if not isinstance(row, list) or [type(cell) for cell in row] != [str, int, str]:
-        raise UserError(
-            f'{file}: an entry of {part} must be ["path", label, "class name"], not {row!r:.100}.'
-        )
-    path = row[0].replace("\\", "/")
-    if path.startswith("/") or ".." in path.split("/") or ":" in path.split("/")[0]:
-        raise UserError(f"{file}: the path {row[0]!r} leaves the image folder.")
-    return path, row[1], row[2]
-
-
-def _hashes(raw: bytes, content: Any) -> tuple[str, ...]:
-    """Copies differ in line ends and a trailing newline; CoOp writes with an indent of four."""
-    text = raw.replace(b"\r\n", b"\n").strip()
-    forms = (raw, text, text + b"\n", json.dumps(content, indent=4).encode())
-    return tuple(hashlib.sha256(form).hexdigest() for form in forms)
+    forms = (raw, json.dumps(content, indent=4).encode())  # copies differ in line ends
+    hashes = tuple(hashlib.sha256(form).hexdigest() for form in forms)
+    return SplitFile(tuple(names[label] for label in range(len(names))), parts, hashes)
