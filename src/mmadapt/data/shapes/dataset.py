@@ -12,10 +12,30 @@ from torch import Tensor
 
 from mmadapt.data.base import FewShotData
 from mmadapt.data.images import FileHashes, ImageSet
-from mmadapt.data.shapes.identity import WORLDS
 from mmadapt.data.shapes.worlds import CHUNK, Split, class_names, render_chunk, split_labels
 from mmadapt.data.splits import Splits
 
+WORLDS = {
+    "shapes": "6838b0b1efa7f32d89bedbaeb1f9ec8bd46ad4f264fb79cb12d4971e1af5cd63",
+    "shapes_form": "9198c02b85a6aa5d4f3b5d98692089a5e6d2e2eaa71adaea56bbab03258eb55f",
+    "shapes_colour": "3d00e0b115801f1b9cde8de9f187632369f2b51bf8923c8a51ca56f14dcffcdf",
+    "shapes_surface": "4cc25596c371271bb01d4a2cb436f1a59ad10f7f3ab292f0f72f75d49f0c0e2e",
+    "shapes_pair": "bf910d0223be7f285dfd77cd465ffaffaa7d69443bda07a1d28922d86ce0af53",
+    "shapes_count": "8a9f9e5c4acd9456c748e2b4d20dd12feb278a3c8e8463a565c396a2f8e191ba",
+    "shapes_sketch": "9e61d2dfeb0550738b81c9deb2f1a0f38a7a1ef64b106d497493940df99289fa",
+    "shapes_night": "346086730d17fd5d6dcd7ce3b8823a3c71fd95fbc87dd63a26dd739f88688ce4",
+    "shapes_blurry": "2d58ec013a7119de6489f04796ac3e7c6c0dcba42f60e89e606f910cb9f06194",
+    "shapes_noise": "35d7535d7334b3f6804600bd6ddcfee730e915bc2e20c0ce54302cae6c99e466",
+    "shapes_inverted": "fb91bba576fdc12c495521be807d18c05711feac570ebbfa12ccb9607607e25c",
+    "shapes_pixelated": "9899700d6e592c0924cd391397e50dde410b3997d9585417bd37c7f5a8660aca",
+    "shapes_foggy": "40167ef61ed1c9fb33893ae0d7e657ff26b9f0aed9b7adfaa890b4565dce8539",
+}
+"""What each world is called where its images are stored and their augmented views are drawn.
+
+The literals are names of pixels, not of code: features on disk and the seeds of views hang on them, so a change of
+source that leaves the pixels as they are must leave them too. Whoever changes the pixels of a world gives it another
+literal; ``tests/data/worlds.png`` shows whether they changed.
+"""
 _RENDERING = Lock()
 
 
@@ -31,7 +51,7 @@ class RenderedImages:
         return f"{self.world}/{self.split}/{index:05d}"
 
     def identity(self, index: int, hashes: FileHashes) -> str:
-        """Return a key that changes when the pixels of the world do, see `mmadapt.data.shapes.identity`."""
+        """Return a key that changes when the pixels of the world do, see `WORLDS`."""
         return f"{WORLDS[self.world]}/{self.split}/{index}"
 
     def load(self, index: int) -> Image.Image:
@@ -59,9 +79,6 @@ class ShapesData(FewShotData):
         Args:
             world: Its name, ``shapes`` or one of the siblings and shift sets.
             options: See `FewShotData`.
-
-        Raises:
-            UserError: If there is no world of that name.
         """
         class_names(world)
         super().__init__(**options)

@@ -12,19 +12,20 @@ import random
 from dataclasses import dataclass, replace
 from functools import cache
 
-from mmadapt.data.shapes.geometry import SHAPES, SURFACES
-from mmadapt.data.shapes.scene import STYLES, Scene
-from mmadapt.data.shapes.words import (
-    COLOUR_NAMES,
-    COMBINATIONS,
-    NUMBERS,
-    Combination,
-    class_phrase,
-    held_out,
-    plural,
-)
+from mmadapt.data.shapes.geometry import COLOURS, SHAPES, SURFACES
+from mmadapt.data.shapes.render import STYLES, Scene
 from mmadapt.errors import UserError, did_you_mean
 
+Combination = tuple[int, int, int]
+
+COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
+NUMBERS: tuple[str, ...] = ("one", "two", "three", "four")
+COMBINATIONS: tuple[Combination, ...] = tuple(
+    (shape, colour, surface)
+    for shape in range(len(SHAPES))
+    for colour in range(len(COLOURS))
+    for surface in range(len(SURFACES))
+)
 ANY = -1
 
 _GAP = Scene(
@@ -42,6 +43,25 @@ _GAP = Scene(
 )
 # The outline alone is the hardest to tell from a small object, so that world has a narrower gap.
 _NARROW_GAP = replace(_GAP, scale=(0.42, 0.72), rotation=28.0, clutter=4, occlusion=0.25, warmth=0.5)
+
+
+@cache
+def held_out() -> frozenset[Combination]:
+    """The random quarter of all combinations that pre-training never shows."""
+    shuffled = list(COMBINATIONS)
+    random.Random(2026).shuffle(shuffled)
+    return frozenset(shuffled[: len(shuffled) // 4])
+
+
+def plural(noun: str) -> str:
+    """Plural of a shape's name."""
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def class_phrase(combination: Combination) -> str:
+    """Phrase that names a combination, as in "red striped star"."""
+    shape, colour, surface = combination
+    return f"{COLOUR_NAMES[colour]} {SURFACES[surface]} {SHAPES[shape]}"
 
 
 @dataclass(frozen=True)

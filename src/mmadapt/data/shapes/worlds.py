@@ -15,10 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from mmadapt.data.shapes.geometry import SHAPES, SURFACES
-from mmadapt.data.shapes.render import render
-from mmadapt.data.shapes.scene import STYLES, Quirks
-from mmadapt.data.shapes.specs import ANY, World, world_spec
-from mmadapt.data.shapes.words import COLOUR_NAMES
+from mmadapt.data.shapes.render import STYLES, Quirks, render
+from mmadapt.data.shapes.specs import ANY, COLOUR_NAMES, World, world_spec
 from mmadapt.errors import UserError, did_you_mean
 
 Split = Literal["train", "val", "test"]
@@ -31,24 +29,14 @@ def class_names(world: str) -> tuple[str, ...]:
     return world_spec(world).names
 
 
-def split_size(spec: World, split: Split) -> int:
-    """Number of images in a split.
-
-    Raises:
-        UserError: If there is no such split.
-    """
-    splits = ("train", "val", "test")
+def split_labels(world: str, split: Split) -> Tensor:
+    """Labels of a split without rendering it, int64 (N,); every run of C neighbours holds each class once."""
+    spec, splits = world_spec(world), ("train", "val", "test")
     if split not in splits:
         raise UserError(
             f"There is no split {split!r}{did_you_mean(split, splits)}. Splits: {', '.join(splits)}."
         )
-    return len(spec.names) * spec.per_class[splits.index(split)]
-
-
-def split_labels(world: str, split: Split) -> Tensor:
-    """Labels of a split without rendering it, int64 (N,); every run of C neighbours holds each class once."""
-    spec = world_spec(world)
-    return torch.arange(split_size(spec, split)) % len(spec.names)
+    return torch.arange(len(spec.names)).repeat(spec.per_class[splits.index(split)])
 
 
 def _generator(*key: object) -> Generator:
@@ -88,23 +76,6 @@ def _quirks(spec: World) -> Quirks:
     )
 
 
-def render_part(spec: World, name: str, split: Split, chunk: int) -> tuple[Tensor, Tensor]:
-    """Render one chunk of a split of a specification; see `render_chunk`."""
-    size = split_size(spec, split)
-    start = chunk * CHUNK
-    if not 0 <= start < size:
-        raise IndexError(f"{name}/{split} has {math.ceil(size / CHUNK)} chunks, none with index {chunk}")
-    labels = torch.arange(start, min(start + CHUNK, size)) % len(spec.names)
-    generator = _generator(name, spec.seed, split, chunk)
-    attributes = torch.tensor(spec.attributes)[labels]
-    ends = torch.tensor([len(SHAPES), len(COLOUR_NAMES), len(SURFACES), 1])
-    drawn = (torch.rand(len(labels), 4, generator=generator) * ends).long()
-    attributes = torch.where(attributes == ANY, drawn, attributes)
-    style = torch.full((len(labels),), STYLES.index(spec.style))
-    images, _ = render(attributes, style, generator, spec.scene, _quirks(spec).take(labels))
-    return images, labels
-
-
 def render_chunk(world: str, split: Split, chunk: int) -> tuple[Tensor, Tensor]:
     """Render one chunk of a split.
 
@@ -119,11 +90,16 @@ def render_chunk(world: str, split: Split, chunk: int) -> tuple[Tensor, Tensor]:
     Raises:
         IndexError: If the split has no such chunk.
     """
-    return render_part(world_spec(world), world, split, chunk)
-
-
-def split_images(world: str, split: Split) -> tuple[Tensor, Tensor]:
-    """Render a whole split: images, uint8 (N, 3, 64, 64), and labels, int64 (N,)."""
-    number = math.ceil(split_size(world_spec(world), split) / CHUNK)
-    images, labels = zip(*(render_chunk(world, split, chunk) for chunk in range(number)), strict=True)
-    return torch.cat(images), torch.cat(labels)
+    spec = world_spec(world)
+    chunks = split_labels(world, split).split(CHUNK)
+    if not 0 <= chunk < len(chunks):
+        raise IndexError(f"{world}/{split} has {len(chunks)} chunks, none with index {chunk}")
+    labels = chunks[chunk]
+    generator = _generator(world, spec.seed, split, chunk)
+    attributes = torch.tensor(spec.attributes)[labels]
+    ends = torch.tensor([len(SHAPES), len(COLOUR_NAMES), len(SURFACES), 1])
+    drawn = (torch.rand(len(labels), 4, generator=generator) * ends).long()
+    attributes = torch.where(attributes == ANY, drawn, attributes)
+    style = torch.full((len(labels),), STYLES.index(spec.style))
+    images, _ = render(attributes, style, generator, spec.scene, _quirks(spec).take(labels))
+    return images, labels
