@@ -16,7 +16,7 @@ from mmadapt.data.image_loader import Images, Item, Transform, image_loader
 from mmadapt.data.images import ImageSet
 from mmadapt.data.splits import Draw, Splits, Subset, draw, subset_classes
 from mmadapt.data.templates import parse_templates, read_prompts
-from mmadapt.errors import UserError, one_of
+from mmadapt.errors import UserError, one_of, some
 
 log = logging.getLogger(__name__)
 
@@ -91,17 +91,11 @@ class FewShotData(LightningDataModule, ABC):
             val_shots: Validation images per class; None means ``min(shots, 4)``.
             on_bad_image: Stop at an image that cannot be decoded, or leave it out, counted and reported.
             num_workers: Threads that decode images, and on a CPU encode them; None takes one per core, 0 none.
-
-        Raises:
-            UserError: If a value makes no sense.
         """
         super().__init__()
-        for key, value, least in (
-            ("shots", shots, 1),
-            ("data.val_shots", 1 if val_shots is None else val_shots, 1),
-        ):
-            if value < least:
-                raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
+        for key, value in (("shots", shots), ("data.val_shots", val_shots)):
+            if value is not None and value < 1:
+                raise UserError(f"{key}={value} makes no sense: at least 1 image per class is needed.")
         if num_workers is not None and num_workers < 0:
             raise UserError(
                 f"data.num_workers={num_workers} makes no sense: 0 for none, null for one per core."
@@ -116,19 +110,12 @@ class FewShotData(LightningDataModule, ABC):
 
     @abstractmethod
     def read_splits(self) -> Splits:
-        """Return class names and all images of train, val and test.
-
-        Raises:
-            DataNotFoundError: If the data set is not where it was looked for.
-        """
+        """Return class names and all images of train, val and test."""
 
     def setup(self, stage: str = "fit") -> None:
         """Read the splits, draw the shots, keep the wanted half of the classes. Runs on every rank, once.
 
         ``test`` unlocks the test images; nothing can be fitted on this object after that.
-
-        Raises:
-            LockedTestError: If it is to be fitted and the test images were seen.
         """
         if stage == "fit" and self._test_open:
             raise LockedTestError(
@@ -148,17 +135,13 @@ class FewShotData(LightningDataModule, ABC):
         texts = read_prompts(self.prompt_file, names, ids) if self.prompt_file else None
         self.classes = ClassSet(names, self.templates, texts)
         self._splits = Splits(names, self.train, self.val, splits.test.keep_classes(kept), ids)
-        self.short_classes = self._short(self.train) if len(self.train) else {}
+        counts = Counter(self.train.labels.tolist())
+        few = {name: counts[i] for i, name in enumerate(names) if counts[i] < self.shots}
+        self.short_classes = few if counts else {}
         if self.short_classes:
-            listed = ", ".join(f"{name} ({count})" for name, count in list(self.short_classes.items())[:5])
-            log.warning(
-                "%d of %d classes have fewer than %d training images, all of them are used: %s%s",
-                len(self.short_classes),
-                len(self.classes),
-                self.shots,
-                listed,
-                ", …" if len(self.short_classes) > 5 else "",
-            )
+            listed = some(f"{name} ({count})" for name, count in self.short_classes.items())
+            text = "%d of %d classes have fewer than %d training images, all of them are used: %s"
+            log.warning(text, len(self.short_classes), len(self.classes), self.shots, listed)
 
     def kept_classes(self, splits: Splits) -> Sequence[int]:
         """Return the labels of the classes in use, in their order."""
@@ -169,25 +152,13 @@ class FewShotData(LightningDataModule, ABC):
         return draw(splits, self.shots, self.val_shots, self.split_seed)
 
     def need_shots(self) -> None:
-        """Called before the training images are used.
-
-        Raises:
-            UserError: If the data set has none.
-        """
+        """Refuse to go on without training images."""
         if not len(self.train):
             raise UserError(f"{self.name} has no training images; only method=zero_shot can run on it.")
 
-    def _short(self, images: ImageSet) -> dict[str, int]:
-        counts = Counter(images.labels.tolist())
-        return {name: counts[i] for i, name in enumerate(self.classes.names) if counts[i] < self.shots}
-
     @property
     def test(self) -> ImageSet:
-        """The test images.
-
-        Raises:
-            LockedTestError: Before ``setup("test")``.
-        """
+        """The test images, locked before ``setup("test")``."""
         if not self._test_open or self._splits is None:
             raise LockedTestError(
                 "The test images are locked until the final score: epochs and hyper-parameters are chosen on val."
@@ -220,11 +191,7 @@ class FewShotData(LightningDataModule, ABC):
         return self._loader(self.val)
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Return batches of the test images.
-
-        Raises:
-            LockedTestError: Before ``setup("test")``.
-        """
+        """Return batches of the test images."""
         return self._loader(self.test)
 
     def predict_dataloader(self) -> DataLoader[Item]:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mmadapt.data.base import FewShotData
-from mmadapt.data.folder.class_names import read_class_names, read_templates
-from mmadapt.data.folder.csv_list import Listed, list_csv
-from mmadapt.data.folder.tree import list_tree
+from mmadapt.data.folder.class_names import read_class_names
+from mmadapt.data.folder.listing import Listed, composed, list_csv, list_tree
 from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.splits import Splits, split_off
 from mmadapt.errors import DataNotFoundError, UserError, did_you_mean, some
+from mmadapt.files import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,6 @@ class FolderData(FewShotData):
             test_share: Share of each class's images for test, where the data set has no test split.
             templates: Prompts; None takes the lines of ``templates.txt`` beside the images, if there is one.
             options: See `FewShotData`.
-
-        Raises:
-            UserError: If a value makes no sense.
         """
         if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
             raise UserError(
@@ -57,15 +54,13 @@ class FolderData(FewShotData):
             )
         self.root = Path(root).expanduser().absolute()
         self.val_share, self.test_share = val_share, test_share
-        if templates is None:
-            templates = read_templates(self._folder)
+        self._folder = self.root.parent if self.root.is_file() else self.root
+        file = self._folder / "templates.txt"
+        if templates is None and file.is_file():
+            templates = [composed(line) for line in read_lines(file)]
         if templates is not None:
             options["templates"] = templates
         super().__init__(**options)
-
-    @property
-    def _folder(self) -> Path:
-        return self.root.parent if self.root.is_file() else self.root
 
     def read_splits(self) -> Splits:
         """List the images and split what the data set does not split itself."""
@@ -107,10 +102,10 @@ class FolderData(FewShotData):
 
     def _split(self, images: list[Listed]) -> list[Listed]:
         """Split off what is missing, from train or from everything; the images must be sorted."""
-        given = {image.split for image in images}
+        split = [image for image in images if image.split in ("val", "test")]
+        given = {image.split for image in split}
         test_share = 0.0 if "test" in given else self.test_share
         val_share = 0.0 if "val" in given else self.val_share
-        split: list[Listed] = [image for image in images if image.split in ("val", "test")]
         pool = [image for image in images if image.split in (None, "train")]
         for label, members in groupby(pool, key=lambda image: image.label):
             of_class = list(members)
@@ -121,12 +116,11 @@ class FolderData(FewShotData):
     def _check(self, split: str, images: ImageSet, labels: Sequence[str]) -> None:
         present = set(images.labels.tolist())
         absent = [label for i, label in enumerate(labels) if i not in present]
-        if not absent:
-            return
         what = f"{len(absent)} of {len(labels)} classes in {self.root} have no {split} images: {some(absent)}"
-        if split == "train" or not present:
+        if absent and (split == "train" or not present):
             raise UserError(f"{what}. Add images, or remove the class from every split.")
-        log.warning("%s", what)
+        if absent:
+            log.warning("%s", what)
 
 
 def sort_labels(labels: set[str]) -> list[str]:
