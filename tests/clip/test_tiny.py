@@ -17,8 +17,8 @@ from tiny_captions import SEEN_STYLES, caption, caption_words
 from torchvision.transforms.functional import pil_to_tensor
 
 from mmadapt.clip import tiny
+from mmadapt.data.shapes import dataset as shapes_worlds
 from mmadapt.data.shapes import specs as shapes_specs
-from mmadapt.data.shapes import worlds as shapes_worlds
 from mmadapt.data.shapes.dataset import WORLDS
 from mmadapt.data.shapes.render import STYLES, Scene, render
 from mmadapt.data.shapes.specs import COMBINATIONS, held_out
@@ -118,7 +118,7 @@ def test_identities_change_with_the_pixels_alone():
 
 def test_unknown_names_are_explained():
     with pytest.raises(UserError, match=r"did you mean 'shapes_sketch'.*Worlds: shapes,"):
-        shapes_worlds.class_names("shapes_skech")
+        shapes_specs.world_spec("shapes_skech")
     with pytest.raises(UserError, match="Splits: train, val, test"):
         shapes_worlds.split_labels("shapes", "testing")
     with pytest.raises(IndexError, match="none with index 99"):
@@ -216,7 +216,7 @@ def test_the_world_leaves_something_to_learn(shipped):
         return shipped.encode_image(scaled, normalize=True), torch.cat(labels)
 
     mean, std = (torch.tensor(v)[:, None, None] for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    names = shapes_worlds.class_names("shapes")
+    names = shapes_specs.world_spec("shapes").names
     tokens = open_clip.SimpleTokenizer(context_length=32)([f"a photo of a {name}." for name in names])
     weights = shipped.encode_text(tokens, normalize=True)
     keys, values = features("train", 3)

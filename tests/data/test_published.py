@@ -326,14 +326,14 @@ def test_index_is_remembered_until_a_folder_changes(val_only, tmp_path):
     assert index.index_folder(folder, tmp_path / "cache") == fresh
     (file,) = (tmp_path / "cache").iterdir()
     file.write_text(file.read_text().replace("n01440764_00000000", "remembered_00000000"))
-    assert index.index_folder(folder, tmp_path / "cache").folders["n01440764"] == ["remembered_00000000.JPEG"]
+    assert index.index_folder(folder, tmp_path / "cache")[0]["n01440764"] == ["remembered_00000000.JPEG"]
     trees.put(folder / "n01440764" / "another.JPEG")
-    listed = index.index_folder(folder, tmp_path / "cache").folders["n01440764"]
+    listed = index.index_folder(folder, tmp_path / "cache")[0]["n01440764"]
     assert listed == ["another.JPEG", "n01440764_00000000.JPEG"]
     file.write_text("damaged")
     os.utime(folder / "n01440764", (1, 1))
-    assert index.index_folder(folder, tmp_path / "cache").folders["n01440764"] == listed
-    assert index.index_folder(folder, Path("/proc/nowhere")).folders["n01440764"] == listed
+    assert index.index_folder(folder, tmp_path / "cache")[0]["n01440764"] == listed
+    assert index.index_folder(folder, Path("/proc/nowhere"))[0]["n01440764"] == listed
 
 
 def test_fgvc_lists(tmp_path):

@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from mmadapt.data.image_loader import Images, Item, Transform, image_loader
-from mmadapt.data.images import ImageSet
+from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.splits import Draw, Splits, Subset, draw, subset_classes
 from mmadapt.data.templates import parse_templates, read_prompts
+from mmadapt.data.threads import cores, ordered_map
 from mmadapt.errors import UserError, one_of, some
 
 log = logging.getLogger(__name__)
+
+Item = tuple[Tensor, Tensor]
+Transform = Callable[[Image.Image], Tensor]
 
 MOST_IMAGES = 256
 """Images of a batch at most: recipes that train on features ask for more than a tower takes at once."""
@@ -46,6 +52,42 @@ class ClassSet:
         if self.texts is not None:
             return [list(row) for row in self.texts]
         return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
+
+
+class Images(Dataset[Item]):
+    """Decoded images (3, H, W) with their labels; a batch is decoded by several threads at once."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        on_bad_image: Literal["error", "skip"] = "error",
+        workers: int | None = None,
+    ) -> None:
+        self.images, self.transform, self.on_bad_image = images, transform, on_bad_image
+        self.workers = cores() if workers is None else workers
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, position: int) -> Item:
+        image = self.images.source.load(self.images.indices[position])
+        return self.transform(image), self.images.labels[position]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Item]:
+        items = ordered_map(self._item, positions, min(self.workers, len(positions)))
+        found = [item for item in items if item is not None]
+        if not found:
+            raise BadImageError("No image of a batch can be decoded. Repair or remove them.")
+        return found
+
+    def _item(self, position: int) -> Item | None:
+        try:
+            return self[position]
+        except BadImageError:
+            if self.on_bad_image == "skip":
+                return None
+            raise
 
 
 class LockedTestError(RuntimeError):
@@ -207,4 +249,5 @@ class FewShotData(LightningDataModule, ABC):
             )
         dataset = Images(images, transform, self.on_bad_image, self.num_workers)
         batch_size = min(getattr(module, "batch_size", MOST_IMAGES), MOST_IMAGES)
-        return image_loader(dataset, batch_size, shuffle=shuffle, seed=self.split_seed)
+        generator = torch.Generator().manual_seed(self.split_seed)  # the order follows seed and epoch alone
+        return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, generator=generator)

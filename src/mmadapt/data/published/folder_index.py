@@ -11,9 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmadapt.errors import DataNotFoundError, UserError
@@ -27,21 +25,8 @@ _TICK_NS = 2_000_000_000
 """Coarsest clock of a common file system: a folder changed later than that may change again unseen."""
 
 
-@dataclass(frozen=True)
-class FolderIndex:
-    """What one scan found.
-
-    Attributes:
-        folders: File names of the images in each class folder, sorted; folders sorted by name.
-        loose: Names of images that lie beside the class folders.
-    """
-
-    folders: Mapping[str, list[str]]
-    loose: tuple[str, ...]
-
-
-def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
-    """List the images of every class folder; hidden entries and other files are left out.
+def index_folder(root: Path, cache: Path | None = None) -> tuple[dict[str, list[str]], list[str]]:
+    """List the images of every class folder, sorted, and those beside the folders; no hidden or other files.
 
     Args:
         root: The folder that holds the class folders.
@@ -69,7 +54,7 @@ def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
         raise DataNotFoundError(f"There is no folder {error.filename}.") from error
     except OSError as error:
         raise UserError(f"The folder {error.filename} cannot be listed: {error.strerror}.") from error
-    return FolderIndex(folders, tuple(sorted(loose)))
+    return folders, sorted(loose)
 
 
 def _images(folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.published.base import BenchmarkData
-from mmadapt.data.published.folder_index import FolderIndex, index_folder
+from mmadapt.data.published.folder_index import index_folder
 from mmadapt.data.splits import Splits
 from mmadapt.errors import DataNotFoundError, UserError, one_of, some
 
@@ -101,33 +101,35 @@ class ImageNetData(BenchmarkData):
         folder = self._train_folder()
         if folder is None:
             return ImageSet.of(ImageFiles(self.imagenet.candidates()[0], ()), [])
-        return class_folders(folder.parent, "train/", _labels(), index_folder(folder, self.cache))
+        return class_folders(folder.parent, "train/", _labels(), index_folder(folder, self.cache)[0])
 
     def _read_val(self) -> ImageSet:
         folder = self.home.find(f"{images}/val" for images in self.image_folders)
         if folder is None:
             raise DataNotFoundError(f"{self.name}: no folder of validation images. {self.home.searched()}")
-        index = index_folder(folder)
-        if index.loose and not any(index.folders.values()):
+        folders, loose = index_folder(folder)
+        if loose and not any(folders.values()):
             raise UserError(
-                f"{len(index.loose)} images lie directly in {folder}, such as {index.loose[0]}, "
+                f"{len(loose)} images lie directly in {folder}, such as {loose[0]}, "
                 f"so their classes are unknown. {_VAL_SORTED}"
             )
-        return class_folders(folder.parent, "val/", _labels(), index)
+        return class_folders(folder.parent, "val/", _labels(), folders)
 
 
 def _labels() -> dict[str, int]:
     return {wnid: label for label, wnid in enumerate(wnids())}
 
 
-def class_folders(root: Path, inner: str, labels: Mapping[str, int], index: FolderIndex) -> ImageSet:
+def class_folders(
+    root: Path, inner: str, labels: Mapping[str, int], folders: Mapping[str, Sequence[str]]
+) -> ImageSet:
     """Return the images of the class folders in ``root/inner``, in the order of ``labels``.
 
     Missing and empty class folders are refused: labels must not shift, and no class may lack images.
     """
-    missing = [name for name in labels if name not in index.folders]
-    empty = [name for name in labels if index.folders.get(name) == []]
-    foreign = sorted(set(index.folders) - set(labels))
+    missing = [name for name in labels if name not in folders]
+    empty = [name for name in labels if folders.get(name) == []]
+    foreign = sorted(set(folders) - set(labels))
     for names, what in ((missing, "are missing"), (empty, "hold no image")):
         if names:
             other = f" Found instead: {', '.join(foreign[:5])}." if foreign else ""
@@ -135,6 +137,6 @@ def class_folders(root: Path, inner: str, labels: Mapping[str, int], index: Fold
                 f"{len(names)} of {len(labels)} class folders {what} in {root / inner}: {some(names)}.{other} "
                 "Scores without them would not be ImageNet's: unpack the archive again."
             )
-    paths = tuple(f"{inner}{name}/{image}" for name in labels for image in index.folders[name])
-    of_image = [label for name, label in labels.items() for _ in index.folders[name]]
+    paths = tuple(f"{inner}{name}/{image}" for name in labels for image in folders[name])
+    of_image = [label for name, label in labels.items() for _ in folders[name]]
     return ImageSet.of(ImageFiles(root, paths), of_image)

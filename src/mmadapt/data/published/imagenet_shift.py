@@ -71,4 +71,4 @@ class ImageNetShiftData(ImageNetData):
             )
         present = map(str, self.imagenet_labels) if self.numbered else wnids(self.classes_of)
         labels = dict(zip(present, self.imagenet_labels, strict=True))
-        return class_folders(folder, "", labels, index_folder(folder))
+        return class_folders(folder, "", labels, index_folder(folder)[0])

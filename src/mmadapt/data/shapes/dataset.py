@@ -1,19 +1,30 @@
-"""`data=shapes` and its siblings: the rendered worlds as a few-shot data set; nothing to download."""
+"""`data=shapes` and its siblings: the rendered worlds as a few-shot data set; nothing to download.
+
+Images are rendered in chunks of fixed size, each from a generator of its own, so that any part of a split can
+be had in any order and always with the same bits.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import random
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
 from typing import Any
 
+import torch
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from mmadapt.data.base import FewShotData
 from mmadapt.data.images import FileHashes, ImageSet
-from mmadapt.data.shapes.worlds import CHUNK, Split, class_names, render_chunk, split_labels
-from mmadapt.data.splits import Splits
+from mmadapt.data.shapes.geometry import SHAPES, SURFACES
+from mmadapt.data.shapes.render import STYLES, Quirks, render
+from mmadapt.data.shapes.specs import ANY, COLOUR_NAMES, World, world_spec
+from mmadapt.data.splits import Split, Splits
+from mmadapt.errors import UserError, did_you_mean
 
 WORLDS = {
     "shapes": "6838b0b1efa7f32d89bedbaeb1f9ec8bd46ad4f264fb79cb12d4971e1af5cd63",
@@ -37,6 +48,83 @@ source that leaves the pixels as they are must leave them too. Whoever changes t
 literal; ``tests/data/worlds.png`` shows whether they changed.
 """
 _RENDERING = Lock()
+CHUNK = 256
+
+
+def split_labels(world: str, split: Split) -> Tensor:
+    """Labels of a split without rendering it, int64 (N,); every run of C neighbours holds each class once."""
+    spec, splits = world_spec(world), ("train", "val", "test")
+    if split not in splits:
+        raise UserError(
+            f"There is no split {split!r}{did_you_mean(split, splits)}. Splits: {', '.join(splits)}."
+        )
+    return torch.arange(len(spec.names)).repeat(spec.per_class[splits.index(split)])
+
+
+def _generator(*key: object) -> Generator:
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _quirks(spec: World) -> Quirks:
+    """One row per class, drawn from its name, so that shift sets share the looks of their classes."""
+    rows = []
+    for name in spec.names:
+        rng = random.Random(f"0/{name}")
+        around = math.pi * rng.uniform(-1, 1)
+        rows.append(
+            [
+                math.exp(spec.quirk * rng.uniform(-0.25, 0.15)),
+                spec.quirk * math.radians(35) * rng.uniform(-1, 1),
+                math.exp(spec.quirk * rng.uniform(-0.2, 0.2)),
+                *(spec.quirk * 0.14 * rng.uniform(-1, 1) for _ in range(3)),
+                *(spec.quirk * 0.12 * rng.uniform(-1, 1) for _ in range(3)),
+                rng.randrange(len(SHAPES)) if rng.random() < 0.7 * spec.quirk else -1,
+                0.74 * math.cos(around),
+                0.74 * math.sin(around),
+                *(rng.uniform(0.1, 0.9) for _ in range(3)),
+            ]
+        )
+    table = torch.tensor(rows)
+    return Quirks(
+        size=table[:, 0],
+        turn=table[:, 1],
+        stretch=table[:, 2],
+        tone=table[:, 3:6],
+        backdrop=table[:, 6:9],
+        companion=table[:, 9].long(),
+        place=table[:, 10:12],
+        companion_colour=table[:, 12:15],
+    )
+
+
+def render_chunk(world: str, split: Split, chunk: int) -> tuple[Tensor, Tensor]:
+    """Render one chunk of a split.
+
+    Args:
+        world: Name of a world.
+        split: "train", "val" or "test".
+        chunk: Index of the chunk; all but the last hold `CHUNK` images.
+
+    Returns:
+        Images, uint8 (n, 3, 64, 64), and labels, int64 (n,).
+
+    Raises:
+        IndexError: If the split has no such chunk.
+    """
+    spec = world_spec(world)
+    chunks = split_labels(world, split).split(CHUNK)
+    if not 0 <= chunk < len(chunks):
+        raise IndexError(f"{world}/{split} has {len(chunks)} chunks, none with index {chunk}")
+    labels = chunks[chunk]
+    generator = _generator(world, 0, split, chunk)
+    attributes = torch.tensor(spec.attributes)[labels]
+    ends = torch.tensor([len(SHAPES), len(COLOUR_NAMES), len(SURFACES), 1])
+    drawn = (torch.rand(len(labels), 4, generator=generator) * ends).long()
+    attributes = torch.where(attributes == ANY, drawn, attributes)
+    style = torch.full((len(labels),), STYLES.index(spec.style))
+    images, _ = render(attributes, style, generator, spec.scene, _quirks(spec).take(labels))
+    return images, labels
 
 
 @dataclass(frozen=True)
@@ -67,7 +155,7 @@ def _chunk(world: str, split: Split, number: int) -> Tensor:
 
 
 class ShapesData(FewShotData):
-    """Objects of a colour, a surface and a shape before clutter; see `mmadapt.data.shapes.worlds`.
+    """Objects of a colour, a surface and a shape before clutter; see `mmadapt.data.shapes.specs`.
 
     In the world ``shapes`` the base classes are combinations that the embedded CLIP saw in pre-training, the
     new ones are combinations it never saw.
@@ -80,9 +168,8 @@ class ShapesData(FewShotData):
             world: Its name, ``shapes`` or one of the siblings and shift sets.
             options: See `FewShotData`.
         """
-        class_names(world)
         super().__init__(**options)
-        self.world = world
+        self.world, self.spec = world, world_spec(world)
 
     def read_splits(self) -> Splits:
         """Return the three splits; nothing is rendered yet."""
@@ -90,4 +177,4 @@ class ShapesData(FewShotData):
             ImageSet.of(RenderedImages(self.world, split), split_labels(self.world, split).tolist())
             for split in ("train", "val", "test")
         )
-        return Splits(class_names(self.world), train, val, test)
+        return Splits(self.spec.names, train, val, test)
