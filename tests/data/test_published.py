@@ -230,7 +230,7 @@ def test_other_counts_than_published_are_reported(root):
 
 
 def test_published_split_is_recognised_in_any_formatting(tmp_path):
-    from mmadapt.data.published.split_json import read_split_file
+    from mmadapt.data.published.locate import read_split_file
 
     file = tmp_path / "split.json"
     file.write_text(json.dumps(trees.split_rows("dtd"), indent=4))

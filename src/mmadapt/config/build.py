@@ -19,9 +19,11 @@ _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 _MOVED = {
     "mmadapt.methods.tip_adapter_f.": "mmadapt.methods.tip_adapter.",
     "mmadapt.optim.": "mmadapt.methods.parts.schedules.",
-    "mmadapt.data.fgvc.": "mmadapt.data.published.fgvc.",
+    "mmadapt.data.fgvc.": "mmadapt.data.published.split_file.",
     "mmadapt.data.imagenet.": "mmadapt.data.published.imagenet.",
-    "mmadapt.data.imagenet_shift.": "mmadapt.data.published.imagenet_shift.",
+    "mmadapt.data.imagenet_shift.": "mmadapt.data.published.imagenet.",
+    "mmadapt.data.published.fgvc.": "mmadapt.data.published.split_file.",
+    "mmadapt.data.published.imagenet_shift.": "mmadapt.data.published.imagenet.",
     "mmadapt.data.split_file.": "mmadapt.data.published.split_file.",
 }
 """Where classes of earlier layouts are now: stored runs and users' own YAMLs name them."""

@@ -54,18 +54,14 @@ class ClassSet:
         return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
 
 
+@dataclass(eq=False)
 class Images(Dataset[Item]):
     """Decoded images (3, H, W) with their labels; a batch is decoded by several threads at once."""
 
-    def __init__(
-        self,
-        images: ImageSet,
-        transform: Transform,
-        on_bad_image: Literal["error", "skip"] = "error",
-        workers: int | None = None,
-    ) -> None:
-        self.images, self.transform, self.on_bad_image = images, transform, on_bad_image
-        self.workers = cores() if workers is None else workers
+    images: ImageSet
+    transform: Transform
+    on_bad_image: Literal["error", "skip"]
+    workers: int
 
     def __len__(self) -> int:
         return len(self.images)
@@ -247,7 +243,8 @@ class FewShotData(LightningDataModule, ABC):
             raise UserError(
                 f"{type(self).__name__} has no transform: set data.transform = clip.transform, or fit a method on it."
             )
-        dataset = Images(images, transform, self.on_bad_image, self.num_workers)
+        workers = cores() if self.num_workers is None else self.num_workers
+        dataset = Images(images, transform, self.on_bad_image, workers)
         batch_size = min(getattr(module, "batch_size", MOST_IMAGES), MOST_IMAGES)
         generator = torch.Generator().manual_seed(self.split_seed)  # the order follows seed and epoch alone
         return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, generator=generator)

@@ -100,12 +100,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files below a folder.
-
-    Attributes:
-        root: The folder.
-        paths: Paths relative to it, in their fixed order.
-    """
+    """Image files below a folder, by their paths relative to it, in their fixed order."""
 
     root: Path
     paths: tuple[str, ...]

@@ -22,14 +22,12 @@ Pairs = list[tuple[str, int]]
 
 def draw_content(splits: Splits, drawn: Draw, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the JSON of a draw holds: ``about``, the hash, class names, images with their labels."""
-    content = {"format": FORMAT, "version": VERSION, **about, "sha256": drawn.sha256}
-    content["classes"] = list(splits.class_names)
-    for part, images in (
-        ("train", splits.train.select(drawn.train)),
-        ("val", splits.val.select(drawn.val)),
-    ):
-        content[part] = [list(row) for row in zip(images.names(), images.labels.tolist(), strict=True)]
-    return content
+    train, val = (
+        [list(row) for row in zip(images.names(), images.labels.tolist(), strict=True)]
+        for images in (splits.train.select(drawn.train), splits.val.select(drawn.val))
+    )
+    head = {"format": FORMAT, "version": VERSION, **about, "sha256": drawn.sha256}
+    return {**head, "classes": list(splits.class_names), "train": train, "val": val}
 
 
 def read_draw(file: Path, splits: Splits, about: Mapping[str, Any]) -> Draw:

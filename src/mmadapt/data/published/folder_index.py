@@ -45,11 +45,16 @@ def index_folder(root: Path, cache: Path | None = None) -> tuple[dict[str, list[
                 elif entry.name.lower().endswith(SUFFIXES):
                     loose.append(entry.name)
         times = dict(sorted(times.items()))
-        folders = _recall(root, cache, times)
+        file = cache and cache / f"index-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+        folders = _recall(file, times)
         if folders is None:
             folders = {name: _images(root / name) for name in track(times, f"listing {root}", len(times))}
-            if cache is not None and all(changed < started - _TICK_NS for changed in times.values()):
-                _remember(root, cache, times, folders)
+            if file is not None and all(changed < started - _TICK_NS for changed in times.values()):
+                try:
+                    with replacing(file) as temporary:
+                        temporary.write_text(json.dumps({"times": times, "names": list(folders.values())}))
+                except OSError as error:
+                    log.warning("The index of %s is not remembered in %s: %s", root, cache, error)
     except FileNotFoundError as error:
         raise DataNotFoundError(f"There is no folder {error.filename}.") from error
     except OSError as error:
@@ -63,22 +68,10 @@ def _images(folder: Path) -> list[str]:
     return sorted(name for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
 
 
-def _file(root: Path, cache: Path) -> Path:
-    return cache / f"index-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
-
-
-def _recall(root: Path, cache: Path | None, times: dict[str, int]) -> dict[str, list[str]] | None:
-    if cache is not None:
+def _recall(file: Path | None, times: dict[str, int]) -> dict[str, list[str]] | None:
+    if file is not None:
         with suppress(OSError, ValueError, LookupError, TypeError):
-            known = json.loads(_file(root, cache).read_bytes())
+            known = json.loads(file.read_bytes())
             if known["times"] == times:
                 return dict(zip(times, known["names"], strict=True))
     return None
-
-
-def _remember(root: Path, cache: Path, times: dict[str, int], folders: dict[str, list[str]]) -> None:
-    try:
-        with replacing(_file(root, cache)) as temporary:
-            temporary.write_text(json.dumps({"times": times, "names": list(folders.values())}))
-    except OSError as error:
-        log.warning("The index of %s is not remembered in %s: %s", root, cache, error)

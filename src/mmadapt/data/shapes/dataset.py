@@ -85,17 +85,11 @@ def _quirks(spec: World) -> Quirks:
                 *(rng.uniform(0.1, 0.9) for _ in range(3)),
             ]
         )
-    table = torch.tensor(rows)
-    return Quirks(
-        size=table[:, 0],
-        turn=table[:, 1],
-        stretch=table[:, 2],
-        tone=table[:, 3:6],
-        backdrop=table[:, 6:9],
-        companion=table[:, 9].long(),
-        place=table[:, 10:12],
-        companion_colour=table[:, 12:15],
+    size, turn, stretch, tone, backdrop, companion, place, colour = torch.tensor(rows).split(
+        [1, 1, 1, 3, 3, 1, 2, 3], dim=1
     )
+    looks = size[:, 0], turn[:, 0], stretch[:, 0], tone, backdrop
+    return Quirks(*looks, companion[:, 0].long(), place, colour)
 
 
 def render_chunk(world: str, split: Split, chunk: int) -> tuple[Tensor, Tensor]:

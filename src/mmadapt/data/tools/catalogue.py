@@ -11,19 +11,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmadapt.config.paths import CONF_DIR, options
-from mmadapt.data.published.locate import Home, best_folder
-from mmadapt.data.published.split_json import read_split_file
+from mmadapt.data.published.locate import Home, best_folder, read_split_file
 from mmadapt.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set.
-
-    Attributes:
-        facts: The content of its YAML.
-        home: Where it is looked for.
-    """
+    """One data set: the content of its YAML, and where it is looked for."""
 
     facts: Mapping[str, Any]
     home: Home

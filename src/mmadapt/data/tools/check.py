@@ -19,8 +19,7 @@ from mmadapt.config.paths import CONF_DIR
 from mmadapt.config.schema import register_resolvers, resolve
 from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.published.base import BenchmarkData
-from mmadapt.data.published.imagenet import ImageNetData
-from mmadapt.data.published.imagenet_shift import ImageNetShiftData
+from mmadapt.data.published.imagenet import ImageNetData, ImageNetShiftData
 from mmadapt.data.splits import Splits
 from mmadapt.data.tools.catalogue import data_root
 from mmadapt.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mmadapt.data.published.split_json import read_split_file
+from mmadapt.data.published.locate import read_split_file
 from mmadapt.data.tools.catalogue import Entry
 from mmadapt.data.tools.download import DownloadError, download, unpacked
 from mmadapt.errors import UserError
@@ -52,7 +52,11 @@ def prepare(entry: Entry, *, mirror: bool = False, split_only: bool = False, kee
     if mirror and entry.source.get("mirror"):
         archives = [{"url": entry.source["mirror"]}]
     if not archives:
-        raise ManualStepError(_manual(entry, target))
+        how = entry.source.get("manual", entry.source["home"])
+        text = f"{entry.name} has to be fetched by hand. {how}\nFolder: {target}"
+        if entry.source.get("mirror"):
+            text += f"\nOr fetch a third party's copy: python -m mmadapt.data prepare {entry.name} --mirror"
+        raise ManualStepError(text)
     for url, md5 in ((archive["url"], archive.get("md5")) for archive in archives):
         file = target / _WORK / url.rsplit("/", 1)[-1]
         print(f"{entry.name}: fetching {url}")
@@ -102,14 +106,6 @@ def _search(folder: Path, name: str) -> Path | None:
     """Return the file or folder of that name nearest to the top."""
     found = [path for path in folder.rglob(name) if "__MACOSX" not in path.relative_to(folder).parts]
     return min(found, key=lambda path: (len(path.parts), path), default=None)
-
-
-def _manual(entry: Entry, target: Path) -> str:
-    how = entry.source.get("manual", entry.source["home"])
-    text = f"{entry.name} has to be fetched by hand. {how}\nFolder: {target}"
-    if entry.source.get("mirror"):
-        text += f"\nOr fetch a third party's copy: python -m mmadapt.data prepare {entry.name} --mirror"
-    return text
 
 
 def _unpack_imagenet(target: Path) -> bool:
