@@ -157,13 +157,13 @@ def read_class_names(folder: Path, labels: Sequence[str]) -> tuple[str, ...]:
             f"{file} holds {len(entries)} names for {len(labels)} classes ({some(labels)}). "
             "Write one name per class in this order, or the class folder before each name."
         )
-    elif moved := [
-        n for n, label in zip(map(composed, entries), labels, strict=True) if label != n in labels
-    ]:
-        raise UserError(
-            f"{file} names class folders in another order than {some(labels)}: {some(moved)}. "
-            "Write the class folder before each name."
-        )
+    else:
+        pairs = zip(map(composed, entries), labels, strict=True)
+        if moved := [name for name, label in pairs if name != label and name in labels]:
+            raise UserError(
+                f"{file} names class folders in another order than {some(labels)}: {some(moved)}. "
+                "Write the class folder before each name."
+            )
     if twice := [name for name, count in Counter(entries).items() if count > 1]:
         log.warning("%s gives several classes one name: %s", file, some(twice))
     return tuple(entries)

@@ -31,16 +31,9 @@ def draw_content(splits: Splits, drawn: Draw, about: Mapping[str, Any]) -> dict[
 
 
 def read_draw(file: Path, splits: Splits, about: Mapping[str, Any]) -> Draw:
-    """Find the images of a stored draw in a data set.
+    """Find the images of a stored draw in a data set: JSON of ``python -m mmadapt.data draw``, a pickle of CoOp.
 
-    Args:
-        file: JSON that ``python -m mmadapt.data draw`` wrote, or a pickle of CoOp.
-        splits: The data set.
-        about: What the run expects of the draw, ``data``, ``shots``, ``val_source``.
-
-    Raises:
-        DataNotFoundError: If there is no such file.
-        UserError: If it is no draw, was made for something else, or names images that are not there.
+    A JSON must be about what the run is about: its ``data``, ``shots`` and ``val_source``.
     """
     if not file.is_file():
         raise DataNotFoundError(f"data.draw: there is no file {file}.")

@@ -93,18 +93,9 @@ def _quirks(spec: World) -> Quirks:
 
 
 def render_chunk(world: str, split: Split, chunk: int) -> tuple[Tensor, Tensor]:
-    """Render one chunk of a split.
+    """Render one chunk of a split: images, uint8 (n, 3, 64, 64), and labels, int64 (n,).
 
-    Args:
-        world: Name of a world.
-        split: "train", "val" or "test".
-        chunk: Index of the chunk; all but the last hold `CHUNK` images.
-
-    Returns:
-        Images, uint8 (n, 3, 64, 64), and labels, int64 (n,).
-
-    Raises:
-        IndexError: If the split has no such chunk.
+    All chunks but the last hold `CHUNK` images.
     """
     spec = world_spec(world)
     chunks = split_labels(world, split).split(CHUNK)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 from mmadapt.data.shapes.geometry import COLOURS, SHAPES, SURFACES
 from mmadapt.data.shapes.render import STYLES, Scene
@@ -21,10 +22,7 @@ Combination = tuple[int, int, int]
 COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
 NUMBERS: tuple[str, ...] = ("one", "two", "three", "four")
 COMBINATIONS: tuple[Combination, ...] = tuple(
-    (shape, colour, surface)
-    for shape in range(len(SHAPES))
-    for colour in range(len(COLOURS))
-    for surface in range(len(SURFACES))
+    product(range(len(SHAPES)), range(len(COLOURS)), range(len(SURFACES)))
 )
 ANY = -1
 
@@ -128,7 +126,7 @@ def worlds() -> dict[str, World]:
     form = World(SHAPES, tuple((s, ANY, ANY, 1) for s in shapes), scene=_NARROW_GAP, quirk=1.0)
     colour = World(tuple(f"{c} shape" for c in COLOUR_NAMES), tuple((ANY, c, ANY, 1) for c in colours))
     surface = World(tuple(f"{p} shape" for p in SURFACES), tuple((ANY, ANY, p, 1) for p in surfaces))
-    pairs = [(c, p) for c in colours for p in surfaces]
+    pairs = list(product(colours, surfaces))
     names = tuple(f"{COLOUR_NAMES[c]} {SURFACES[p]} shape" for c, p in pairs)
     return {
         "shapes": _main_world(),

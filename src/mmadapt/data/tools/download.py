@@ -110,11 +110,8 @@ def _md5(file: Path) -> str:
 def unpacked(archive: Path) -> Iterator[Path]:
     """Give a folder beside a zip or tar archive that holds its content as long as the block lasts.
 
-    The content of the file says what it is, not its name. Tar archives inside it are unpacked, too.
-
-    Raises:
-        ArchiveError: If the archive is damaged, or a member would be written outside of the folder, is a link
-            that leads out of it, or is no file at all.
+    The content of the file says what it is, not its name. Tar archives inside it are unpacked, too. Refused
+    are a damaged archive and one with a member that leads out of the folder, as a link may, or is no file.
     """
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f".{archive.name}.") as name:
         folder = Path(name)

@@ -19,17 +19,15 @@ class ManualStepError(UserError):
 
 
 def prepare(entry: Entry, *, mirror: bool = False, split_only: bool = False, keep: bool = False) -> None:
-    """Bring a data set into its folder, as far as it is not there; may be called again at any time.
+    """Bring a data set into its folder, as far as it is not there; nothing half-written is left.
+
+    It may be called again at any time.
 
     Args:
         entry: The data set.
         mirror: Fetch images from a third party's copy.
         split_only: Fetch the split file only.
         keep: Keep the downloaded archives.
-
-    Raises:
-        ManualStepError: If the images have to be fetched by hand.
-        UserError: If a download or the disk fails; nothing half-written is left.
     """
     folders = entry.home.existing() or entry.home.candidates()
     target = next((folder for folder in folders if folder != entry.home.root), folders[0])
