@@ -156,10 +156,7 @@ def _unreadable(error: OSError) -> None:
 
 def _read(folder: Path) -> Result | None:
     path = folder / RESULT_FILE
-    try:
-        result = Result.read(folder)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    result = Result.read(folder)
     if result:
         key = result.key
         words = [text for score in result.scores.values() for text in (score.data, score.classifier)]
