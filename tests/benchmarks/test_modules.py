@@ -19,7 +19,7 @@ def _as_from_the_top(monkeypatch):
 
 @pytest.mark.parametrize("name", [
     "tip_adapter_f", "one_batch_epoch", "growth", "evaluation", "linear_probe_path", "gpu",
-    *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("start_up", "encode_once", "whole_sweep")),
+    *(pytest.param(slow, marks=pytest.mark.slow) for slow in ("start_up", "encode_once", "whole_sweep", "launch_jobs")),
 ])  # fmt: skip
 def test_runs_and_passes_its_gate(name, capsys):
     module = importlib.import_module(f"benchmarks.{name}")

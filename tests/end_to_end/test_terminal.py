@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,22 @@ def test_a_bar_below_that_of_a_sweep_may_be_closed_twice(caplog):
     assert terminal.screen.splitlines() == ["[1/2] seed1: top-1 50.00 % (1.0 s)"]
     assert terminal.tidy()
     assert warnings(caplog) == []
+
+
+def test_a_sweep_in_other_processes_shows_that_it_goes_on_and_counts_what_runs(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("mmadapt.sweeps.report.time.monotonic", lambda: now[0])
+    with in_terminal() as terminal, SweepReport(4, jobs=2) as report:
+        for now[0] in (0.5, 1.5, 65.0):
+            report.follow([now[0], now[0] - 0.5])
+        now[0] = 80.0
+        report.add(replace(finished(), seconds=80.0))
+        report.add(replace(finished(2), seconds=80.0))
+        now[0] = 100.0
+        report.follow([20.0, 20.0])
+    assert "2 running for 1.5 s" not in terminal.written, "in whole seconds"
+    assert "2 running for 65 s, 4 left" in terminal.written
+    assert "2 running for 20 s, 2 left, about 60 s left" in terminal.written
 
 
 @pytest.mark.parametrize("first", ["encoding", "training"])

@@ -84,6 +84,11 @@ class Child:
         self._start, self._started = time.perf_counter(), time.time()
         self._interrupted = False
 
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return time.perf_counter() - self._start
+
     def poll(self) -> Outcome | None:
         """Return what became of the run, or None while it goes on."""
         code = self.process.ended()
@@ -114,7 +119,7 @@ class Child:
         return self._outcome(code)
 
     def _outcome(self, code: int | None) -> Outcome:
-        seconds = time.perf_counter() - self._start
+        seconds = self.seconds
         report = self._read_report()
         status = report.get("status")
         if self._debug:

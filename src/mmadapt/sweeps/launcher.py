@@ -72,7 +72,7 @@ class SweepLauncher(Launcher):
         total = self.total or initial_job_idx + len(cells)
         searching = is_search(self._config.hydra)
         with (
-            SweepReport(total, initial_job_idx, searching=searching) as report,
+            SweepReport(total, initial_job_idx, jobs=options.jobs, searching=searching) as report,
             _stopped_by_signals(children),
         ):
             jobs = []
@@ -85,7 +85,6 @@ class SweepLauncher(Launcher):
                         clear_leftovers(cell.run_dir)
                     report.add(known)
                     ended(number, known)
-            report.begin()
             Schedule(options, report, self._here, self._processes_of(options), ended).run(jobs)
         for number, returned in returns.items():
             if returned.status == JobStatus.COMPLETED:

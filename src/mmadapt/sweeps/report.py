@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,16 +62,19 @@ def print_line(outcome: Outcome, counter: str, note: str = "", *, searching: boo
 class SweepReport:
     """Follows a sweep from its first to its last job."""
 
-    def __init__(self, total: int, ended: int = 0, *, searching: bool = False) -> None:
+    def __init__(self, total: int, ended: int = 0, *, jobs: int = 1, searching: bool = False) -> None:
         """Start a report.
 
         Args:
             total: Number of jobs.
             ended: How many of them a batch before has seen.
+            jobs: How many run side by side.
             searching: See `print_line`.
         """
         self.total, self.ended, self.failed, self.searching = total, ended, 0, searching
-        self._computed, self._start = 0, time.monotonic()
+        self._jobs, self._computed, self._seconds = jobs, 0, 0.0
+        self._running: Sequence[float] = ()
+        self._drawn = time.monotonic()
         console = RaisingConsole(stderr=True)
         self._live: Progress | None = live_display(console) if console.is_interactive and total > 1 else None
         self._task, self._lines = TaskID(0), Guard("The line of a job")
@@ -87,21 +90,22 @@ class SweepReport:
         if self._live is not None:
             ProgressBar.guard(stop_display)
 
-    def begin(self) -> None:
-        """Start the clock of the time left; what was finished before took no time."""
-        self._start = time.monotonic()
+    def follow(self, running: Sequence[float]) -> None:
+        """Show once a second that jobs go on in other processes, given how many seconds each has run."""
+        self._running = running
+        if self._live is not None and time.monotonic() - self._drawn >= 1:
+            self._draw()
 
     def add(self, outcome: Outcome) -> None:
         """Count a job that has ended and print its line."""
         self.ended += 1
         self.failed += outcome.status == "failed"
-        self._computed += outcome.status != "skipped"
-        left = self._left()
-        if self._live is not None:
-            note = f"{self.failed} failed, {self.total - self.ended} left{left}"
-            ProgressBar.guard(self._live.update, self._task, completed=self.ended, note=note, refresh=True)
+        if outcome.status == "done":
+            self._computed += 1
+            self._seconds += outcome.seconds
+        self._draw()
         # On a terminal the bar holds the time left.
-        note = left if self._live is None or ProgressBar.guard.broken else ""
+        note = self._left() if self._live is None or ProgressBar.guard.broken else ""
         self._lines(print_line, outcome, f"{self.ended}/{self.total}", note, searching=self.searching)
         outcomes.append(outcome if self.total == 1 else replace(outcome, result=None))
 
@@ -109,8 +113,20 @@ class SweepReport:
         """Note a job that was not started."""
         outcomes.append(outcome)
 
+    def _draw(self) -> None:
+        if self._live is not None:
+            running = (
+                f"{len(self._running)} running for {duration(max(self._running))}, " if self._running else ""
+            )
+            note = f"{self.failed} failed, {running}{self.total - self.ended} left{self._left()}"
+            ProgressBar.guard(self._live.update, self._task, completed=self.ended, note=note, refresh=True)
+            self._drawn = time.monotonic()
+
     def _left(self) -> str:
+        """Return the time left if the open jobs take as long as those that are done; what runs is on its way."""
         left = self.total - self.ended
         if not left or not self._computed:
             return ""
-        return f", about {duration((time.monotonic() - self._start) / self._computed * left)} left"
+        each = self._seconds / self._computed
+        seconds = each * left - sum(min(passed, each) for passed in self._running)
+        return f", about {duration(seconds / min(self._jobs, left))} left"

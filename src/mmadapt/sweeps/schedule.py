@@ -66,7 +66,9 @@ class Schedule:
                 if self._options.fail_fast and self._report.failed:
                     self._leave(wait=True)
                     return
-                if self._collect() or self._start_next():
+                ended = self._collect()
+                self._report.follow([child.seconds for _, child in self._running])
+                if ended or self._start_next():
                     continue
                 if self._elsewhere and time.monotonic() - looked > _ELSEWHERE_SECONDS:
                     self._revisit()
