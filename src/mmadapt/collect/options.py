@@ -115,7 +115,7 @@ def _parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("roots", nargs="*", type=Path, default=[], metavar="ROOT", help=f"default: {DEFAULT_ROOT}")
     show = parser.add_argument_group("what to show").add_argument
-    views = "; ".join(f"{name}: {meaning}" for name, meaning in VIEWS.items())
+    views = "; ".join(f"{name}: {view.meaning}" for name, view in VIEWS.items())
     show(
         "--experiment",
         metavar="NAME",
