@@ -92,10 +92,9 @@ def _figures(block: Block, index: Mapping[str, int]) -> list[tuple[str, Markup]]
 def _column(column: str | int, table: Table) -> str:
     if isinstance(column, int):
         return count_shots(column)
-    if table.scored.startswith(f"{column} (source)"):
-        return f"{column} (source)"
-    over = "targets" if "(source)" in table.scored else "data sets"
-    return f"Average, {len(table.data_sets)} {over}" if column == AVERAGE else column
+    over = "targets" if table.heads else "data sets"
+    average = f"Average, {len(table.data_sets)} {over}"
+    return average if column == AVERAGE else table.heads.get(column, column)
 
 
 def _table(table: Table) -> dict[str, Any]:
