@@ -17,19 +17,12 @@ from mmadapt.collect.page.svg import MARKERS
 from mmadapt.collect.page.views import block_view, numbers
 from mmadapt.collect.results import details as behind
 from mmadapt.collect.results.order import METHOD_ORDER, sort_names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mmadapt.collect.results.load import Failure, Run
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from mmadapt.collect.tables.output import write_file
 from mmadapt.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from mmadapt.collect.results.load import Failure, Run
 
@@ -75,9 +68,6 @@ def render(runs: Sequence[Run], failures: Sequence[Failure] = (), *, allow_mixed
         count=len(runs),
     )
     return page + "\n"
-
-
-__all__ = ["render", "write_report"]
 
 
 def write_report(
