@@ -111,7 +111,7 @@ def test_reliability_is_pooled_over_seeds(tmp_path):
     assert bins.confidence == pytest.approx([0.275, 0, 0.875])
     assert bins.accuracy == pytest.approx([0.25, 0, 0.85])
     assert found["coop"].ece == pytest.approx([(10 * 0.1 + 30 * 0.1) / 40, 10 * 0.2 / 40])
-    assert found["coop"].seeds == 3
+    assert found["coop"].runs == 3
 
 
 def test_reliability_diagram_shows_the_bins(tmp_path):

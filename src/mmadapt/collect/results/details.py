@@ -41,19 +41,14 @@ class SetDetails:
     Attributes:
         classes: Number of right and of all images by class; classes without images are left out.
         bins: Reliability bins, or None.
+        ece: Expected calibration error of each run that has bins, in [0, 1].
+        runs: Number of runs that were pooled, with or without bins.
     """
 
     classes: dict[str, tuple[int, int]]
     bins: Bins | None
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Bins pooled over seeds, the calibration error of each, and the number of runs, with or without details."""
-
-    bins: Bins
-    ece: tuple[float, ...]
-    seeds: int
+    ece: tuple[float, ...] = ()
+    runs: int = 1
 
 
 def read(folder: Path) -> dict[str, SetDetails]:
@@ -86,7 +81,8 @@ def _parse(raw: Mapping[str, Any]) -> SetDetails:
         return SetDetails(classes, None)
     rows = list(zip(found["count"], found["confidence"], found["accuracy"], strict=True))
     means = [tuple(float(row[part] or 0.0) if row[0] else 0.0 for row in rows) for part in (1, 2)]
-    return SetDetails(classes, Bins(tuple(int(row[0]) for row in rows), means[0], means[1]))
+    bins = Bins(tuple(int(row[0]) for row in rows), means[0], means[1])
+    return SetDetails(classes, bins, (bins.ece,))
 
 
 def pool(parts: Sequence[SetDetails]) -> SetDetails:
@@ -98,7 +94,7 @@ def pool(parts: Sequence[SetDetails]) -> SetDetails:
             classes[name] = before[0] + correct, before[1] + total
     bins = [part.bins for part in parts if part.bins]
     if not bins or len({len(one.count) for one in bins}) > 1:
-        return SetDetails(classes, None)
+        return SetDetails(classes, None, runs=len(parts))
     count = tuple(sum(column) for column in zip(*(one.count for one in bins), strict=True))
     means = [
         tuple(
@@ -107,7 +103,8 @@ def pool(parts: Sequence[SetDetails]) -> SetDetails:
         )
         for name in ("confidence", "accuracy")
     ]
-    return SetDetails(classes, Bins(count, means[0], means[1]))
+    ece = tuple(error for part in parts for error in part.ece)
+    return SetDetails(classes, Bins(count, means[0], means[1]), ece, len(parts))
 
 
 def extremes(
@@ -128,26 +125,22 @@ def by_method(members: Iterable[tuple[str, SetDetails]]) -> dict[str, SetDetails
     return {method: pool(parts) for method, parts in groups.items()}
 
 
-def read_reliability(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], dict[str, Reliability]]:
-    """Return the reliability by method, for each protocol, backbone, data set and scored set.
+def read_reliability(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], dict[str, SetDetails]]:
+    """Return the pooled bins by method, for each protocol, backbone, data set and scored set that has some.
 
-    The runs of a method are pooled, so they should have the same shots. Runs without ``details.json`` are left
-    out; `Reliability.ece` has fewer values than ``seeds`` then.
+    The runs of a method are pooled, so they should have the same shots.
 
     Raises:
         UserError: If a file is not valid.
     """
-    seen: dict[tuple[str, str, str, str], dict[str, list[SetDetails]]] = {}
+    seen: dict[tuple[str, str, str, str], list[tuple[str, SetDetails]]] = defaultdict(list)
     for run in runs:
         found = read(run.path)
         for name in run.result.scores:
-            key = run.key.protocol, run.key.clip, run.key.data, name
-            part = found.get(name, SetDetails({}, None))
-            seen.setdefault(key, {}).setdefault(run.key.method, []).append(part)
-    diagrams: dict[tuple[str, str, str, str], dict[str, Reliability]] = {}
-    for key, methods in seen.items():
-        for method, parts in methods.items():
-            if bins := pool(parts).bins:
-                ece = tuple(part.bins.ece for part in parts if part.bins)
-                diagrams.setdefault(key, {})[method] = Reliability(bins, ece, len(parts))
+            place = run.key.protocol, run.key.clip, run.key.data, name
+            seen[place].append((run.key.method, found.get(name, SetDetails({}, None))))
+    diagrams = {}
+    for place, members in seen.items():
+        if pooled := {method: part for method, part in by_method(members).items() if part.bins}:
+            diagrams[place] = pooled
     return diagrams

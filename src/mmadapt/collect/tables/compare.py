@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmadapt.collect.results.consistency import count_shots
 from mmadapt.collect.tables.notes import MIXED, marks_of
 from mmadapt.collect.tables.render import label_of, selection
-from mmadapt.collect.tables.table import AVERAGE, Cell, Entry, Grid, Metric, Table
+from mmadapt.collect.tables.table import AVERAGE, Entry, Grid, Table
 from mmadapt.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,7 +70,28 @@ def _grid(tables: list[Table], one: str, other: str) -> Grid:
                 mean, half = interval(list(values.values()))
                 marks = "".join(dict.fromkeys(marks_of(mine) + marks_of(theirs)))
                 entries[place] = Entry(_shown(mean, half, len(values), metric.digits), marks)
-                records.append(_record(table, metric, mine, (one, other), values, mean, half))
+                single = len(values) < 2
+                records.append(
+                    {
+                        "protocol": table.protocol,
+                        "protocol_version": table.version,
+                        "clip": table.clip,
+                        "set": mine.scored,
+                        "data": mine.data,
+                        "shots": mine.shots if table.shots is None else table.shots,
+                        "method": one,
+                        "minus": other,
+                        "metric": metric.name,
+                        "unit": metric.unit,
+                        "difference": round(mean, 10),
+                        "low": None if single else round(mean - half, 10),
+                        "high": None if single else round(mean + half, 10),
+                        "level": LEVEL,
+                        "n": len(values),
+                        "seeds": list(values),
+                        "differences": [round(value, 10) for value in values.values()],
+                    }
+                )
     unit = "percentage points" if first.metric.unit == "%" else first.metric.unit
     better = one if first.metric.higher_is_better else other
     overall = (
@@ -99,37 +120,6 @@ def _grid(tables: list[Table], one: str, other: str) -> Grid:
 def _shown(mean: float, half: float, n: int, digits: int) -> str:
     ends = f" [{mean - half:.{digits}f}, {mean + half:.{digits}f}]" if math.isfinite(half) else ""
     return f"{mean:+.{digits}f}{ends} ({n})".replace("-", "−")
-
-
-def _record(
-    table: Table,
-    metric: Metric,
-    cell: Cell,
-    names: tuple[str, str],
-    values: dict[int, float],
-    mean: float,
-    half: float,
-) -> dict[str, Any]:
-    single = len(values) < 2
-    return {
-        "protocol": table.protocol,
-        "protocol_version": table.version,
-        "clip": table.clip,
-        "set": cell.scored,
-        "data": cell.data,
-        "shots": cell.shots if table.shots is None else table.shots,
-        "method": names[0],
-        "minus": names[1],
-        "metric": metric.name,
-        "unit": metric.unit,
-        "difference": round(mean, 10),
-        "low": None if single else round(mean - half, 10),
-        "high": None if single else round(mean + half, 10),
-        "level": LEVEL,
-        "n": len(values),
-        "seeds": list(values),
-        "differences": [round(value, 10) for value in values.values()],
-    }
 
 
 def interval(values: list[float]) -> tuple[float, float]:
