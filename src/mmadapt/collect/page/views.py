@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmadapt.collect.page import figures, overview, rows
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from mmadapt.collect.page.model import Block, Named
 
-Details = dict[int, dict[str, behind.SetDetails]]
-"""Details by the position of the run and by scored set."""
+Details = dict[Path, dict[str, behind.SetDetails]]
+"""Details by the folder of the run and by scored set."""
 
 
 def numbers(methods: Sequence[str]) -> dict[str, int]:
@@ -48,10 +49,9 @@ def block_view(
     blocks: Sequence[Block],
     index: Mapping[str, int],
     details: Details,
-    positions: Mapping[int, int],
 ) -> dict[str, Any]:
-    """Return everything the sections of a block show; ``positions`` finds the details of a run by its id."""
-    behind_sets = _by_set(block, details, positions)
+    """Return everything the sections of a block show."""
+    behind_sets = _by_set(block, details)
     return {
         "id": f"b{blocks.index(block)}",
         "title": overview.title(block, blocks),
@@ -115,14 +115,12 @@ def _table(table: Table) -> dict[str, Any]:
     }
 
 
-def _by_set(
-    block: Block, details: Details, positions: Mapping[int, int]
-) -> dict[str, dict[str, behind.SetDetails]]:
+def _by_set(block: Block, details: Details) -> dict[str, dict[str, behind.SetDetails]]:
     """Return pooled details by method at the largest number of shots, by the name of what was scored."""
     members: dict[tuple[str, str], list[tuple[str, behind.SetDetails]]] = defaultdict(list)
     for run in block.runs:
         if run.key.shots == block.shots_of(run.key.method):
-            for name, part in details.get(positions[id(run)], {}).items():
+            for name, part in details.get(run.path, {}).items():
                 members[run.key.data, name].append((run.key.method, part))
     order = {data: place for place, data in enumerate(sort_data({data for data, _ in members}))}
     found = {}

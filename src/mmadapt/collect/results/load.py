@@ -57,7 +57,7 @@ def label_by_tag(run: Run) -> Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that left ``failed.json``; ``key`` is None if neither file nor folder tells which run it was."""
+    """A run that left ``failed.json``; ``key`` is None if its folder does not tell which run it was."""
 
     path: Path
     key: RunKey | None
@@ -190,20 +190,16 @@ def _read_failure(folder: Path) -> Failure:
     except (OSError, ValueError) as error:
         raw = {"error": f"{FAILURE_FILE} cannot be read ({error})"}
     raw = raw if isinstance(raw, dict) else {}
-    lines = str(raw.get("error") or "").strip().splitlines()
-    lines = lines[:1] or str(raw.get("traceback") or "").strip().splitlines()[-1:]
-    return Failure(folder, _failed_key(folder, raw), lines[0].strip() if lines else "no error recorded")
+    text = str(raw.get("error") or "").strip() or "no error recorded"
+    return Failure(folder, _failed_key(folder, raw), text.splitlines()[0].strip())
 
 
 def _failed_key(folder: Path, raw: dict[str, Any]) -> RunKey | None:
-    fields: Any = raw.get("key")
-    if not isinstance(fields, dict):
-        match = _RUN_FOLDER.search(folder.resolve().as_posix())
-        fields = match.groupdict() if match else {}
-        config = raw.get("config")
-        if fields and isinstance(config, dict) and isinstance(config.get("tag"), str):
-            fields["tag"] = config["tag"]  # a tag may be several folders deep
-    try:
-        return RunKey(**{**fields, "shots": int(fields["shots"]), "seed": int(fields["seed"])})
-    except (KeyError, TypeError, ValueError):
+    match = _RUN_FOLDER.search(folder.resolve().as_posix())
+    if not match:
         return None
+    fields: dict[str, Any] = match.groupdict()
+    config = raw.get("config")
+    if isinstance(config, dict) and isinstance(config.get("tag"), str):
+        fields["tag"] = config["tag"]  # a tag may be several folders deep
+    return RunKey(**{**fields, "shots": int(fields["shots"]), "seed": int(fields["seed"])})

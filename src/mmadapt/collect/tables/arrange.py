@@ -99,11 +99,9 @@ def summarise(
     tables: list[Table] = []
     for (protocol, _), members in sorted(groups.items(), key=lambda item: item[0]):
         members = [run for run in members if not methods or run.key.method in methods]
+        rest = METRICS[metric], sets or found, methods or present, mixed
         chosen = view or _BY_PROTOCOL.get(protocol, fallback)
-        arranged = _arrange(members, chosen, METRICS[metric], sets or found, methods or present, mixed)
-        if not arranged and not view:
-            arranged = _arrange(members, fallback, METRICS[metric], sets or found, methods or present, mixed)
-        tables += arranged
+        tables += _arrange(members, chosen, *rest) or _arrange(members, view or fallback, *rest)
     if not tables and everything:
         protocols = ", ".join(sorted({protocol for protocol, _ in groups}))
         raise UserError(
@@ -147,25 +145,37 @@ class _Part:
     def __init__(self, runs: list[Run], names: list[str], rows: list[str], view: str, metric: Metric) -> None:
         self.runs, self.names, self.rows, self.view, self.metric = runs, names, rows, view, metric
         self.transfer, self.cost = view in ("cross-dataset", "shifts"), view == "cost"
-        self.data_sets = sort_data({run.key.data for run in runs})
-        self.source = self.data_sets[0]
+        self.scored, self.subject, self.remarks = ", ".join(names), "", list[str]()
+        self.heads: dict[Any, str] = {}
+        self.metrics: dict[Any, Metric] = {}
         self.shots_of: dict[str, set[int]] = defaultdict(set)
         for run in runs:
             self.shots_of[run.key.method].add(run.key.shots)
+        data_sets = self.data_sets = sort_data({run.key.data for run in runs})
         if self.transfer:
-            self.data_sets = [name for name in names if name != self.source]
+            source = data_sets[0]
+            self.data_sets = [name for name in names if name != source]
+            data_sets = [*([source] if source in names else []), *self.data_sets]
+            self.subject = f"trained on {source}, tested on {self.scored}"
+            self.scored = "source, targets"
+            self.heads = {source: f"{source} (source)"}
         average = [AVERAGE] if len(self.data_sets) > 1 else []
-        source = [self.source] if self.transfer and self.source in names else []
-        h = [H] if len(names) == 2 and metric.higher_is_better else []
+        h = [H] if view == "base-new" and len(names) == 2 and metric.higher_is_better else []
         self.axes: dict[str, list[Any]] = {
             "shots": self.all_shots(),
-            "data": [*source, *self.data_sets, *average],
+            "data": [*data_sets, *average],
             "what": [*names, *h],
         }
+        if self.transfer and average:
+            self.remarks = [f"{AVERAGE}: mean over the {len(self.data_sets)} targets, without the source"]
         if self.cost:
             self.headline = next((run.result.headline()[0] for run in runs if run.result.scores), "top-1")
+            self.subject = f"Cost and accuracy ({self.headline})"
             self.metric = Metric(HEADLINE, self.headline, "%", 100.0, 2, True, self.headline)
-            self.axes |= {"data": average or self.data_sets, "what": [*COSTS, HEADLINE]}
+            self.metrics = {**COSTS, HEADLINE: self.metric}
+            self.heads = {name: metric.heading for name, metric in self.metrics.items()}
+            self.axes |= {"data": average or self.data_sets, "what": list(self.metrics)}
+            self.remarks = list(_COST)
 
     def all_shots(self) -> list[int]:
         """Return the shots that get a column or a table: not 0 if methods with nothing else are all it has."""
@@ -228,13 +238,19 @@ class _Part:
         if data in (None, AVERAGE):
             here = {(m, k): why for (m, k), why in gaps.items() if shots is None or k == self.at(m, shots)}
             noted += notes.of_gaps(here)
+        remarks = list(self.remarks)
+        if H in self.axes["what"]:
+            remarks.append(_H_AVERAGE if data == AVERAGE else _H)
+        if VIEWS[self.view].protocol:
+            remarks.append(f"classifier: {notes.classifiers(self.runs, self.names)}")
         if self.cost and len(machines) > 1:
             noted.append(f"Seconds and memory are from different machines: {'; '.join(machines)}.")
-        metrics: dict[Any, Metric] = {**COSTS, HEADLINE: self.metric} if self.cost else {}
+        elif self.cost and machines:
+            remarks.append(f"machine: {machines[0]}")
         return Table(
             protocol=self.runs[0].key.protocol,
             clip=self.runs[0].key.clip,
-            scored="source, targets" if self.transfer else ", ".join(self.names),
+            scored=self.scored,
             metric=self.metric,
             data=data,
             shots=shots,
@@ -246,31 +262,9 @@ class _Part:
             version=self.runs[0].result.protocol,
             notes=noted,
             view=self.view,
-            subject=self.subject(),
-            remarks=tuple(self.remarks(data, machines)),
+            subject=self.subject,
+            remarks=tuple(remarks),
             tuned={name: tuple(sorted(tuned[name])) for name in sort_names(tuned, METHOD_ORDER)},
-            metrics=metrics,
-            heads={name: metric.heading for name, metric in metrics.items()} or self.heads(),
+            metrics=self.metrics,
+            heads=self.heads,
         )
-
-    def heads(self) -> dict[Any, str]:
-        """Return the heads of columns that are not their names."""
-        return {self.source: f"{self.source} (source)"} if self.transfer else {}
-
-    def subject(self) -> str:
-        """Return what a table is about, if more than the metric and the data."""
-        if self.cost:
-            return f"Cost and accuracy ({self.headline})"
-        return f"trained on {self.source}, tested on {', '.join(self.names)}" if self.transfer else ""
-
-    def remarks(self, data: str | None, machines: Sequence[str]) -> Iterator[str]:
-        """Yield how columns are computed, for the caption."""
-        if self.cost:
-            yield from _COST
-            yield from [f"machine: {machines[0]}"] if len(machines) == 1 else []
-        elif VIEWS[self.view].protocol:
-            if self.transfer and AVERAGE in self.axes["data"]:
-                yield f"{AVERAGE}: mean over the {len(self.data_sets)} targets, without the source"
-            elif H in self.axes["what"] and not self.transfer:
-                yield _H_AVERAGE if data == AVERAGE else _H
-            yield f"classifier: {notes.classifiers(self.runs, self.names)}"
