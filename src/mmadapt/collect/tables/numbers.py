@@ -93,7 +93,7 @@ def add_averages(
             elif not cell:
                 lacking.append(f"{data} is missing")
         if present and lacking:
-            gaps.setdefault((method, k), "; ".join(lacking))
+            gaps[method, k] = "; ".join(lacking)
         elif present:
             values = {seed: sum(cell.values[seed] for cell in present) / len(present) for seed in seeds}
             scored = AVERAGE if what == TARGET else present[0].scored
