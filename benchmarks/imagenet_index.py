@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmadapt.data.published.folder_index import index_folder
-from mmadapt.data.published.imagenet_classes import wnids
+from mmadapt.data.published.imagenet import wnids
 
 
 def make_tree(root: Path, files: int) -> None:

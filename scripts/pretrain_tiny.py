@@ -52,9 +52,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmadapt.clip.tiny import WEIGHTS, save_tiny_state
 from mmadapt.data.shapes.geometry import SHAPES, SURFACES
-from mmadapt.data.shapes.render import render
-from mmadapt.data.shapes.scene import STYLES
-from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, class_phrase, held_out
+from mmadapt.data.shapes.render import STYLES, render
+from mmadapt.data.shapes.specs import COLOUR_NAMES, COMBINATIONS, class_phrase, held_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable

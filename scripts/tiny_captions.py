@@ -6,8 +6,8 @@ import random
 from functools import cache
 
 from mmadapt.data.shapes.geometry import SHAPES, SURFACES
-from mmadapt.data.shapes.scene import STYLES
-from mmadapt.data.shapes.words import COLOUR_NAMES, NUMBERS, plural
+from mmadapt.data.shapes.render import STYLES
+from mmadapt.data.shapes.specs import COLOUR_NAMES, NUMBERS, plural
 
 Mentioned = tuple[int, int, int, int, int]
 

@@ -16,9 +16,8 @@ from torch import Generator, Tensor
 
 from mmadapt.clip.tiny import tiny_config
 from mmadapt.data.shapes.geometry import SHAPES, SURFACES
-from mmadapt.data.shapes.render import render
-from mmadapt.data.shapes.scene import Scene
-from mmadapt.data.shapes.words import COLOUR_NAMES, COMBINATIONS, held_out
+from mmadapt.data.shapes.render import Scene, render
+from mmadapt.data.shapes.specs import COLOUR_NAMES, COMBINATIONS, held_out
 
 FULL = Scene()
 EASY = Scene(

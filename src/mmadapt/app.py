@@ -49,7 +49,7 @@ def main() -> None:
         child.report("busy")
         sys.exit(1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        message = explain(error, sys.argv[1:])
+        message = explain(error)
         child.report("failed", error=message, explained=True)
         if asked_for_trace:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -31,40 +32,27 @@ def barrier() -> None:
         distributed.barrier()
 
 
+def gathered(value: T) -> list[T]:
+    """Return the values of all processes, by rank."""
+    every: list[Any] = [value] * this_process()[1]
+    if len(every) > 1:
+        distributed.all_gather_object(every, value)
+    return every
+
+
 def summed(value: int) -> int:
     """Return the sum of a whole number over all processes."""
-    if this_process()[1] == 1:
-        return value
-    every: list[int] = [0] * this_process()[1]
-    distributed.all_gather_object(every, value)
-    return sum(every)
+    return sum(gathered(value))
 
 
 def joined(names: list[str]) -> list[str]:
     """Return the names of all processes, those of rank 0 first."""
-    if this_process()[1] == 1:
-        return names
-    every: list[list[str]] = [[] for _ in range(this_process()[1])]
-    distributed.all_gather_object(every, names)
-    return [name for own in every for name in own]
+    return list(chain(*gathered(names)))
 
 
 def from_main(value: T) -> T:
     """Return the value that rank 0 has."""
-    if this_process()[1] == 1:
-        return value
-    held = [value]
-    distributed.broadcast_object_list(held)
-    return held[0]
-
-
-def gathered(value: T) -> list[T]:
-    """Return the values of all processes, by rank."""
-    if this_process()[1] == 1:
-        return [value]
-    every: list[Any] = [None] * this_process()[1]
-    distributed.all_gather_object(every, value)
-    return every
+    return gathered(value)[0]
 
 
 def global_mean(values: Tensor) -> Tensor:

@@ -42,9 +42,22 @@ def read_json(path: Path, advice: str) -> Any:
 
     Raises:
         FileNotFoundError: If it is not there.
-        UserError: If it is not JSON.
+        UserError: If it cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}). {advice}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without blanks around them and without empty ones."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text in UTF-8: {error}.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -17,12 +17,11 @@ from tiny_captions import SEEN_STYLES, caption, caption_words
 from torchvision.transforms.functional import pil_to_tensor
 
 from mmadapt.clip import tiny
+from mmadapt.data.shapes import dataset as shapes_worlds
 from mmadapt.data.shapes import specs as shapes_specs
-from mmadapt.data.shapes import worlds as shapes_worlds
-from mmadapt.data.shapes.identity import WORLDS
-from mmadapt.data.shapes.render import render
-from mmadapt.data.shapes.scene import STYLES, Scene
-from mmadapt.data.shapes.words import COMBINATIONS, held_out
+from mmadapt.data.shapes.dataset import WORLDS
+from mmadapt.data.shapes.render import STYLES, Scene, render
+from mmadapt.data.shapes.specs import COMBINATIONS, held_out
 from mmadapt.errors import UserError
 
 
@@ -68,8 +67,9 @@ def test_renderer_ignores_the_number_of_threads():
 
 def test_chunks_are_independent_of_order():
     last = shapes_worlds.render_chunk("shapes", "val", 1)[0]
-    images, labels = shapes_worlds.split_images("shapes", "val")
-    assert torch.equal(images[shapes_worlds.CHUNK :], last)
+    chunks = [shapes_worlds.render_chunk("shapes", "val", chunk) for chunk in range(2)]
+    assert torch.equal(chunks[1][0], last)
+    labels = torch.cat([labels for _, labels in chunks])
     assert torch.equal(labels, shapes_worlds.split_labels("shapes", "val"))
 
 
@@ -118,7 +118,7 @@ def test_identities_change_with_the_pixels_alone():
 
 def test_unknown_names_are_explained():
     with pytest.raises(UserError, match=r"did you mean 'shapes_sketch'.*Worlds: shapes,"):
-        shapes_worlds.class_names("shapes_skech")
+        shapes_specs.world_spec("shapes_skech")
     with pytest.raises(UserError, match="Splits: train, val, test"):
         shapes_worlds.split_labels("shapes", "testing")
     with pytest.raises(IndexError, match="none with index 99"):
@@ -216,7 +216,7 @@ def test_the_world_leaves_something_to_learn(shipped):
         return shipped.encode_image(scaled, normalize=True), torch.cat(labels)
 
     mean, std = (torch.tensor(v)[:, None, None] for v in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
-    names = shapes_worlds.class_names("shapes")
+    names = shapes_specs.world_spec("shapes").names
     tokens = open_clip.SimpleTokenizer(context_length=32)([f"a photo of a {name}." for name in names])
     weights = shipped.encode_text(tokens, normalize=True)
     keys, values = features("train", 3)

@@ -83,7 +83,7 @@ def test_split_is_independent_of_all_but_the_class(pets, tmp_path, write_tree, m
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr("mmadapt.data.folder.tree.os.scandir", Reversed)
+    monkeypatch.setattr("mmadapt.data.folder.listing.os.scandir", Reversed)
     assert read(pets).train.names() == first
 
 

@@ -15,7 +15,7 @@ from mmadapt.config.hydra_versions import BASE
 from mmadapt.config.identity import fingerprint
 from mmadapt.config.paths import CONF_DIR
 from mmadapt.config.schema import register_resolvers, resolve
-from mmadapt.data.published.imagenet_classes import wnids
+from mmadapt.data.published.imagenet import wnids
 from mmadapt.errors import DataNotFoundError, UserError
 from mmadapt.runs.job import execute
 
@@ -230,7 +230,7 @@ def test_other_counts_than_published_are_reported(root):
 
 
 def test_published_split_is_recognised_in_any_formatting(tmp_path):
-    from mmadapt.data.published.split_json import read_split_file
+    from mmadapt.data.published.locate import read_split_file
 
     file = tmp_path / "split.json"
     file.write_text(json.dumps(trees.split_rows("dtd"), indent=4))
@@ -326,14 +326,14 @@ def test_index_is_remembered_until_a_folder_changes(val_only, tmp_path):
     assert index.index_folder(folder, tmp_path / "cache") == fresh
     (file,) = (tmp_path / "cache").iterdir()
     file.write_text(file.read_text().replace("n01440764_00000000", "remembered_00000000"))
-    assert index.index_folder(folder, tmp_path / "cache").folders["n01440764"] == ["remembered_00000000.JPEG"]
+    assert index.index_folder(folder, tmp_path / "cache")[0]["n01440764"] == ["remembered_00000000.JPEG"]
     trees.put(folder / "n01440764" / "another.JPEG")
-    listed = index.index_folder(folder, tmp_path / "cache").folders["n01440764"]
+    listed = index.index_folder(folder, tmp_path / "cache")[0]["n01440764"]
     assert listed == ["another.JPEG", "n01440764_00000000.JPEG"]
     file.write_text("damaged")
     os.utime(folder / "n01440764", (1, 1))
-    assert index.index_folder(folder, tmp_path / "cache").folders["n01440764"] == listed
-    assert index.index_folder(folder, Path("/proc/nowhere")).folders["n01440764"] == listed
+    assert index.index_folder(folder, tmp_path / "cache")[0]["n01440764"] == listed
+    assert index.index_folder(folder, Path("/proc/nowhere"))[0]["n01440764"] == listed
 
 
 def test_fgvc_lists(tmp_path):

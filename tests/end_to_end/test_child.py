@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,9 +18,10 @@ from omegaconf import OmegaConf
 from mmadapt.config.hydra_versions import BASE
 from mmadapt.config.paths import CONF_DIR
 from mmadapt.config.schema import register_resolvers
-from mmadapt.sweeps.child import REPORT, Child, command, environment
+from mmadapt.sweeps.child import Child, command
 from mmadapt.sweeps.devices import Lease
 from mmadapt.sweeps.sweeper import BasicSweeper
+from mmadapt.sweeps.worker import REPORT, OwnProcess, environment
 
 register_resolvers()
 AWKWARD = (
@@ -85,7 +89,10 @@ def test_no_trace_of_another_run_is_inherited(monkeypatch):
 
 
 def child(code, run_dir):
-    return Child([sys.executable, "-c", code], run_dir, Lease((), [], ()))
+    handle, report = tempfile.mkstemp()
+    os.close(handle)
+    line = [sys.executable, "-c", code]
+    return Child(line, run_dir, OwnProcess(line, Lease(), Path(report)), Path(report))
 
 
 def test_an_end_without_a_word_is_a_failure_with_its_output(tmp_path):

@@ -146,7 +146,7 @@ def test_fail_fast_lists_what_was_not_started(command):
 
 
 def test_jobs_side_by_side_never_share_a_device_not_even_between_sweeps(command):
-    line = ("-m", "trainer=default", *CPU[1:], "launch.jobs=3", "launch.devices=[0,1]")
+    line = ("-m", "trainer=default", *CPU[1:], "launch.jobs=2", "launch.devices=[0,1]")
     first = command.start(*line, "seed=1,2,3", STUB_SECONDS="1.5")
     second = command.start(*line, "seed=4,5", STUB_SECONDS="1.5")
     for process in (first, second):
@@ -158,6 +158,48 @@ def test_jobs_side_by_side_never_share_a_device_not_even_between_sweeps(command)
     for device in "01":
         spans = sorted((float(run[3]), float(run[4])) for run in runs if run[2] == device)
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans)), spans
+
+
+def test_runs_side_by_side_follow_each_other_in_two_processes(command):
+    done = command("-m", *CPU, "seed=1,2,3,4,5,6", "launch.jobs=2", STUB_SECONDS="1", STUB_FAIL="3")
+    assert done.returncode == 1
+    assert "6 jobs: 5 done, 0 already done, 1 failed." in done.stdout
+    assert "seed of trouble" in done.stderr
+    assert len({run[5] for run in command.computed()}) == 2
+    log = (command.run_dir("zero_shot", 3) / "console.log").read_text()
+    assert "seed of trouble" in log
+    assert "seed1" not in log, "what earlier runs of the process printed is not in it"
+    note = json.loads((command.run_dir("zero_shot", 3) / "failed.json").read_text())
+    assert note["error"] == "RuntimeError: seed of trouble"
+    stored = Result.read(command.run_dir("zero_shot", 6))
+    assert stored.provenance["command"].endswith("data=shapes seed=6")
+
+
+def test_a_killed_worker_loses_its_own_run_alone(command):
+    killed = command("-m", *CPU, "seed=1,2,3,4,5", "launch.jobs=2", STUB_SECONDS="0.5", STUB_KILL="3")
+    assert killed.returncode == 1
+    assert "5 jobs: 4 done, 0 already done, 1 failed." in killed.stdout
+    assert "SIGKILL" in json.loads((command.run_dir("zero_shot", 3) / "failed.json").read_text())["error"]
+    assert seeds(command) == [1, 2, 4, 5]
+    assert len({run[5] for run in command.computed()}) <= 3
+
+
+def test_sigterm_ends_the_workers(command):
+    sweep = command.start("-m", *CPU, "seed=1,2,3", "launch.jobs=2", STUB_SECONDS="60")
+    for seed in (1, 2):
+        wait_for(command, f"begin zero_shot {seed}")
+    sweep.terminate()
+    sweep.communicate(timeout=30)
+    assert sweep.returncode == 128 + signal.SIGTERM
+    assert not list(command.cwd.rglob(".lock")), "they have ended and freed their locks"
+
+
+def test_more_jobs_than_devices_share_them(command):
+    line = ("-m", "trainer=default", *CPU[1:], "launch.jobs=4", "launch.devices=[0,1]", "seed=1,2,3,4")
+    assert command(*line, STUB_SECONDS="8").returncode == 0
+    runs = command.computed()
+    assert sorted(run[2] for run in runs) == ["0", "0", "1", "1"]
+    assert max(float(run[3]) for run in runs) < min(float(run[4]) for run in runs), "all at the same time"
 
 
 def test_more_devices_than_there_are_is_one_failed_job(command):

@@ -90,9 +90,8 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path):
 def test_a_child_that_inherits_a_lock_holds_it_until_it_ends(tmp_path):
     lock = try_lock(tmp_path / "gpu0.lock")
     child = subprocess.Popen(["sleep", "60"], pass_fds=(lock.handle,))
-    lock.sign(child.pid)
-    lock.hand_over()
-    assert holder(tmp_path / "gpu0.lock").pid == child.pid
+    os.close(lock.handle)  # as at the end of the process that took it
+    assert try_lock(tmp_path / "gpu0.lock") is None
     child.kill()
     child.wait()
     assert try_lock(tmp_path / "gpu0.lock") is not None
@@ -138,6 +137,18 @@ def test_devices_are_taken_all_or_none_and_given_back(pool):
     one.release()
     assert second.take({"devices": 2}).names == ("4", "5")
     assert set(first.holders()) == {"4", "5", "6"}
+
+
+def test_more_jobs_than_devices_share_them_evenly_and_never_with_another_sweep(pool, tmp_path):
+    sweep, other = DevicePool(LaunchOptions(jobs=3, devices=("4", "5"))), pool("4", "5")
+    leases = [sweep.take({"devices": 1}) for _ in range(3)]
+    assert [lease.names for lease in leases] == [("4",), ("5",), ("4",)]
+    assert sweep.take({"devices": 2}) is None, "a run on several devices has them for itself"
+    leases[0].release()
+    leases[0].release()
+    assert other.take({"devices": 1}) is None, "one of two has ended"
+    leases[2].release()
+    assert other.take({"devices": 1}).names == ("4",)
 
 
 def test_named_devices_count_among_all(pool):

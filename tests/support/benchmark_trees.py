@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmadapt.data.published.imagenet_classes import wnids
+from mmadapt.data.published.imagenet import wnids
 
 IMAGENET = ("imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 SPLIT_FILES = {

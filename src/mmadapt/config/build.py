@@ -11,7 +11,6 @@ from hydra.utils import get_class, get_method
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import OmegaConf
 
-from mmadapt.config.hydra_versions import whitelist
 from mmadapt.errors import UserError, did_you_mean
 
 _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -19,9 +18,11 @@ _TARGETS = ("mmadapt.", "torch.optim.", "lightning.")
 _MOVED = {
     "mmadapt.methods.tip_adapter_f.": "mmadapt.methods.tip_adapter.",
     "mmadapt.optim.": "mmadapt.methods.parts.schedules.",
-    "mmadapt.data.fgvc.": "mmadapt.data.published.fgvc.",
+    "mmadapt.data.fgvc.": "mmadapt.data.published.split_file.",
     "mmadapt.data.imagenet.": "mmadapt.data.published.imagenet.",
-    "mmadapt.data.imagenet_shift.": "mmadapt.data.published.imagenet_shift.",
+    "mmadapt.data.imagenet_shift.": "mmadapt.data.published.imagenet.",
+    "mmadapt.data.published.fgvc.": "mmadapt.data.published.split_file.",
+    "mmadapt.data.published.imagenet_shift.": "mmadapt.data.published.imagenet.",
     "mmadapt.data.split_file.": "mmadapt.data.published.split_file.",
 }
 """Where classes of earlier layouts are now: stored runs and users' own YAMLs name them."""
@@ -42,7 +43,7 @@ def instantiate(node: Mapping[str, Any], where: str, **live: Any) -> Any:
     check_keys(node, where, set(live))
     # Always as a partial: called here, so that the target's own errors arrive as they are.
     partial = OmegaConf.create({**node, "_partial_": True})
-    build = hydra_instantiate(partial, _convert_="all", **whitelist(_allowed()))
+    build = hydra_instantiate(partial, _convert_="all")
     return build(**live)
 
 

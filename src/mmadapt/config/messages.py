@@ -6,14 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from mmadapt.config.hydra_versions import BASE
 from mmadapt.config.paths import CONF_DIR, options
 from mmadapt.config.trainer_options import OPTIONS
 from mmadapt.errors import UserError, did_you_mean
@@ -44,7 +40,7 @@ def check_choices(arguments: Sequence[str]) -> None:
             )
 
 
-def explain(error: Exception, arguments: Sequence[str]) -> str:
+def explain(error: Exception) -> str:
     """Return the message for an error of composition; other errors speak for themselves."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.rpartition("/")
@@ -59,9 +55,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
             return f"{group}={option} does not exist{hint}. Choose from: {', '.join(choices)}."
     if (said := explain_value(error)) != str(error):
         return said
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return _unknown_key(arguments) or str(error)
-    return str(error)
+    return _unknown_key(error) or str(error)
 
 
 def explain_value(error: Exception) -> str:
@@ -75,45 +69,24 @@ def explain_value(error: Exception) -> str:
     return str(error)
 
 
-def _unknown_key(arguments: Sequence[str]) -> str:
-    """Name the first override whose key the configuration does not have."""
-    written = [a for a in arguments if "=" in a and not a.startswith("-")]
-    try:
-        overrides = OverridesParser.create().parse_overrides(written)
-        groups = [
-            line
-            for line, o in zip(written, overrides, strict=True)
-            if _is_group(o) and not o.is_sweep_override()
-        ]
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(CONF_DIR), **BASE):
-            cfg = compose("config", overrides=groups)
-    except (HydraException, OmegaConfBaseException):
+def _unknown_key(error: Exception) -> str:
+    """Name the key that the configuration does not have, by the error of OmegaConf behind Hydra's."""
+    cause: Any = error.__cause__
+    found = re.match(r"Could not override '(\S+)'", str(error))
+    if not found or not isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
         return ""
-    for override in overrides:
-        key = override.key_or_group
-        if _is_group(override) or override.is_add() or key.startswith("hydra."):
-            continue
-        parent, _, leaf = key.rpartition(".")
-        node: Any = OmegaConf.select(cfg, parent) if parent else cfg
-        if not isinstance(node, DictConfig):
-            return f"{key} cannot be set: {parent} holds no keys."
-        if leaf not in node:
-            names = [str(name) for name in node]
-            if parent == "trainer":
-                if leaf in OPTIONS:
-                    return f"{key} is not among the defaults of the trainer: add it as +{key}=…"
-                names = list(OPTIONS)
-            owner = _owner(node, parent)
-            accepted = ", ".join(name for name in names if not name.startswith("_"))
-            return f"{key} is not a parameter of {owner}{did_you_mean(leaf, names)}. Accepted: {accepted}."
-    return ""
-
-
-def _is_group(override: Any) -> bool:
-    return (CONF_DIR / str(override.key_or_group)).is_dir() or str(override.key_or_group).startswith("hydra/")
-
-
-def _owner(node: DictConfig, parent: str) -> str:
+    key, node = found[1], cause.parent_node
+    parent, _, leaf = key.rpartition(".")
+    if key.startswith("hydra."):
+        return ""
+    if cause.full_key != key or not node:
+        return f"{key} cannot be set: {parent} holds no keys."
+    names = [str(name) for name in node if name != "hydra"]
+    if parent == "trainer":
+        if leaf in OPTIONS:
+            return f"{key} is not among the defaults of the trainer: add it as +{key}=…"
+        names = list(OPTIONS)
     target = OmegaConf.select(node, "_target_")
-    return str(target).rsplit(".", 1)[-1] if target else (parent or "the configuration")
+    owner = str(target).rsplit(".", 1)[-1] if target else (parent or "the configuration")
+    accepted = ", ".join(name for name in names if not name.startswith("_"))
+    return f"{key} is not a parameter of {owner}{did_you_mean(leaf, names)}. Accepted: {accepted}."

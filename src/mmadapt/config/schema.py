@@ -12,7 +12,6 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mmadapt.config.hydra_versions import register_resolver
 from mmadapt.config.identity import IRRELEVANT
 from mmadapt.config.targets import add_target_nodes, scored_sets
 from mmadapt.config.trainer_options import check as check_trainer
@@ -38,7 +37,7 @@ def register_resolvers() -> None:
         "by_data": _by_data,
     }
     for name, resolver in resolvers.items():
-        register_resolver(name, resolver)
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def _by_data(data: DictConfig, table: Mapping[str, Any]) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmadapt.data.tools.catalogue import catalogue, data_root, listing_table, select
+from mmadapt.data.tools.fetch import prepare
 from mmadapt.errors import UserError
+from mmadapt.results import write_json
 
 EXAMPLES = """\
 examples:
@@ -43,69 +47,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.tools.catalogue import catalogue, listing_table
-
     print(listing_table(catalogue(arguments.root).values()))
     return 0
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.tools.catalogue import catalogue, select
-    from mmadapt.data.tools.fetch import prepare
-
     entries = catalogue(arguments.root)
-    chosen = [select(entries, name) for name in arguments.names]
     failed = 0
-    for entry in chosen:
+    for entry in [select(entries, name) for name in arguments.names]:
         try:
             prepare(
                 entry, mirror=arguments.mirror, split_only=arguments.split_only, keep=arguments.keep_archives
             )
         except UserError as error:
             print(error, file=sys.stderr)
-            failed += 1
-    return 1 if failed else 0
+            failed = 1
+    return failed
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.tools.catalogue import catalogue, data_root, select
     from mmadapt.data.tools.check import check
 
     entries = catalogue(arguments.root)
-    names = [name for name in arguments.names if "=" not in name]
     overrides = [name for name in arguments.names if "=" in name]
-    for name in names:
-        select(entries, name)
-    if not names:
-        names = [name for name, entry in entries.items() if entry.status() != "not found"]
+    names = [select(entries, name).name for name in arguments.names if name not in overrides]
+    names = names or [name for name, entry in entries.items() if entry.status() != "not found"]
     if not names:
         raise UserError(
             f"No data set was found in {data_root(arguments.root)}. See python -m mmadapt.data list."
         )
-    return 1 if sum(check(name, arguments.root, overrides, arguments.decode) for name in names) else 0
+    return max([check(name, arguments.root, overrides, arguments.decode) for name in names])
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from mmadapt.data.tools.catalogue import catalogue, select
     from mmadapt.data.tools.check import build
 
     name = select(catalogue(arguments.root), arguments.name).name
     overrides = [f"shots={arguments.shots}", f"seed={arguments.seed}", *arguments.overrides]
     content = build(name, arguments.root, overrides).export_draw()
     if arguments.out is None:
-        import json
-
-        json.dump(content, sys.stdout, indent=1, ensure_ascii=False)
-        print()
-    else:
-        from mmadapt.results import write_json
-
-        try:
-            write_json(arguments.out, content)
-        except OSError as error:
-            raise UserError(f"{arguments.out} cannot be written: {error.strerror}.") from error
-        sizes = f"{len(content['train'])} training and {len(content['val'])} validation images"
-        print(f"{arguments.out}: {sizes}, sha256 {content['sha256']}", file=sys.stderr)
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return 0
+    try:
+        write_json(arguments.out, content)
+    except OSError as error:
+        raise UserError(f"{arguments.out} cannot be written: {error.strerror}.") from error
+    sizes = f"{len(content['train'])} training and {len(content['val'])} validation images"
+    print(f"{arguments.out}: {sizes}, sha256 {content['sha256']}", file=sys.stderr)
     return 0
 
 
@@ -130,11 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
 
     command("list", "What exists, where, counts, licence, and how to get what is missing.")
-    prepare = command("prepare", "Fetch split files and images, or explain how to.")
-    prepare.add_argument("names", nargs="+", metavar="NAME")
-    prepare.add_argument("--mirror", action="store_true", help="fetch images from a third party's copy")
-    prepare.add_argument("--split-only", action="store_true", help="fetch the split file only")
-    prepare.add_argument("--keep-archives", action="store_true", help="do not delete archives once unpacked")
+    fetch = command("prepare", "Fetch split files and images, or explain how to.")
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+    fetch.add_argument("--mirror", action="store_true", help="fetch images from a third party's copy")
+    fetch.add_argument("--split-only", action="store_true", help="fetch the split file only")
+    fetch.add_argument("--keep-archives", action="store_true", help="do not delete archives once unpacked")
     check = command("check", "Compare every expected file and count; without names, of all data sets found.")
     check.add_argument(
         "names", nargs="*", metavar="NAME", help="names, and settings such as data.dir=/disk/dtd"

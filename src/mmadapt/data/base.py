@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from mmadapt.data.image_loader import Images, Item, Transform, image_loader
-from mmadapt.data.images import ImageSet
+from mmadapt.data.images import BadImageError, ImageSet
 from mmadapt.data.splits import Draw, Splits, Subset, draw, subset_classes
 from mmadapt.data.templates import parse_templates, read_prompts
-from mmadapt.errors import UserError, one_of
+from mmadapt.data.threads import cores, ordered_map
+from mmadapt.errors import UserError, one_of, some
 
 log = logging.getLogger(__name__)
+
+Item = tuple[Tensor, Tensor]
+Transform = Callable[[Image.Image], Tensor]
 
 MOST_IMAGES = 256
 """Images of a batch at most: recipes that train on features ask for more than a tower takes at once."""
@@ -46,6 +52,38 @@ class ClassSet:
         if self.texts is not None:
             return [list(row) for row in self.texts]
         return [[t.replace("{}", name.replace("_", " ")) for t in self.templates] for name in self.names]
+
+
+@dataclass(eq=False)
+class Images(Dataset[Item]):
+    """Decoded images (3, H, W) with their labels; a batch is decoded by several threads at once."""
+
+    images: ImageSet
+    transform: Transform
+    on_bad_image: Literal["error", "skip"]
+    workers: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, position: int) -> Item:
+        image = self.images.source.load(self.images.indices[position])
+        return self.transform(image), self.images.labels[position]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Item]:
+        items = ordered_map(self._item, positions, min(self.workers, len(positions)))
+        found = [item for item in items if item is not None]
+        if not found:
+            raise BadImageError("No image of a batch can be decoded. Repair or remove them.")
+        return found
+
+    def _item(self, position: int) -> Item | None:
+        try:
+            return self[position]
+        except BadImageError:
+            if self.on_bad_image == "skip":
+                return None
+            raise
 
 
 class LockedTestError(RuntimeError):
@@ -91,17 +129,11 @@ class FewShotData(LightningDataModule, ABC):
             val_shots: Validation images per class; None means ``min(shots, 4)``.
             on_bad_image: Stop at an image that cannot be decoded, or leave it out, counted and reported.
             num_workers: Threads that decode images, and on a CPU encode them; None takes one per core, 0 none.
-
-        Raises:
-            UserError: If a value makes no sense.
         """
         super().__init__()
-        for key, value, least in (
-            ("shots", shots, 1),
-            ("data.val_shots", 1 if val_shots is None else val_shots, 1),
-        ):
-            if value < least:
-                raise UserError(f"{key}={value} makes no sense: at least {least} image per class is needed.")
+        for key, value in (("shots", shots), ("data.val_shots", val_shots)):
+            if value is not None and value < 1:
+                raise UserError(f"{key}={value} makes no sense: at least 1 image per class is needed.")
         if num_workers is not None and num_workers < 0:
             raise UserError(
                 f"data.num_workers={num_workers} makes no sense: 0 for none, null for one per core."
@@ -116,19 +148,12 @@ class FewShotData(LightningDataModule, ABC):
 
     @abstractmethod
     def read_splits(self) -> Splits:
-        """Return class names and all images of train, val and test.
-
-        Raises:
-            DataNotFoundError: If the data set is not where it was looked for.
-        """
+        """Return class names and all images of train, val and test."""
 
     def setup(self, stage: str = "fit") -> None:
         """Read the splits, draw the shots, keep the wanted half of the classes. Runs on every rank, once.
 
         ``test`` unlocks the test images; nothing can be fitted on this object after that.
-
-        Raises:
-            LockedTestError: If it is to be fitted and the test images were seen.
         """
         if stage == "fit" and self._test_open:
             raise LockedTestError(
@@ -148,17 +173,13 @@ class FewShotData(LightningDataModule, ABC):
         texts = read_prompts(self.prompt_file, names, ids) if self.prompt_file else None
         self.classes = ClassSet(names, self.templates, texts)
         self._splits = Splits(names, self.train, self.val, splits.test.keep_classes(kept), ids)
-        self.short_classes = self._short(self.train) if len(self.train) else {}
+        counts = Counter(self.train.labels.tolist())
+        few = {name: counts[i] for i, name in enumerate(names) if counts[i] < self.shots}
+        self.short_classes = few if counts else {}
         if self.short_classes:
-            listed = ", ".join(f"{name} ({count})" for name, count in list(self.short_classes.items())[:5])
-            log.warning(
-                "%d of %d classes have fewer than %d training images, all of them are used: %s%s",
-                len(self.short_classes),
-                len(self.classes),
-                self.shots,
-                listed,
-                ", …" if len(self.short_classes) > 5 else "",
-            )
+            listed = some(f"{name} ({count})" for name, count in self.short_classes.items())
+            text = "%d of %d classes have fewer than %d training images, all of them are used: %s"
+            log.warning(text, len(self.short_classes), len(self.classes), self.shots, listed)
 
     def kept_classes(self, splits: Splits) -> Sequence[int]:
         """Return the labels of the classes in use, in their order."""
@@ -169,25 +190,13 @@ class FewShotData(LightningDataModule, ABC):
         return draw(splits, self.shots, self.val_shots, self.split_seed)
 
     def need_shots(self) -> None:
-        """Called before the training images are used.
-
-        Raises:
-            UserError: If the data set has none.
-        """
+        """Refuse to go on without training images."""
         if not len(self.train):
             raise UserError(f"{self.name} has no training images; only method=zero_shot can run on it.")
 
-    def _short(self, images: ImageSet) -> dict[str, int]:
-        counts = Counter(images.labels.tolist())
-        return {name: counts[i] for i, name in enumerate(self.classes.names) if counts[i] < self.shots}
-
     @property
     def test(self) -> ImageSet:
-        """The test images.
-
-        Raises:
-            LockedTestError: Before ``setup("test")``.
-        """
+        """The test images, locked before ``setup("test")``."""
         if not self._test_open or self._splits is None:
             raise LockedTestError(
                 "The test images are locked until the final score: epochs and hyper-parameters are chosen on val."
@@ -220,11 +229,7 @@ class FewShotData(LightningDataModule, ABC):
         return self._loader(self.val)
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Return batches of the test images.
-
-        Raises:
-            LockedTestError: Before ``setup("test")``.
-        """
+        """Return batches of the test images."""
         return self._loader(self.test)
 
     def predict_dataloader(self) -> DataLoader[Item]:
@@ -238,6 +243,8 @@ class FewShotData(LightningDataModule, ABC):
             raise UserError(
                 f"{type(self).__name__} has no transform: set data.transform = clip.transform, or fit a method on it."
             )
-        dataset = Images(images, transform, self.on_bad_image, self.num_workers)
+        workers = cores() if self.num_workers is None else self.num_workers
+        dataset = Images(images, transform, self.on_bad_image, workers)
         batch_size = min(getattr(module, "batch_size", MOST_IMAGES), MOST_IMAGES)
-        return image_loader(dataset, batch_size, shuffle=shuffle, seed=self.split_seed)
+        generator = torch.Generator().manual_seed(self.split_seed)  # the order follows seed and epoch alone
+        return DataLoader(dataset, batch_size=batch_size, shuffle=shuffle, generator=generator)

@@ -5,23 +5,12 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal, get_args
-
-from mmadapt.errors import one_of
+from typing import Literal
 
 Sampling = Literal["coop", "tip", "clip_lora"]
 """Whose draw: CoOp (arXiv 2109.01134), Tip-Adapter (2111.03930) or CLIP-LoRA (2405.18541)."""
 
 Positions = list[int]
-
-
-def check_sampling(sampling: str) -> None:
-    """Refuse an unknown protocol.
-
-    Raises:
-        UserError: If there is no protocol of that name.
-    """
-    one_of("data.sampling", sampling, get_args(Sampling))
 
 
 def draw_positions(

@@ -37,18 +37,13 @@ class FileHashes:
 
     def __init__(self, folder: Path | None = None) -> None:
         """Open the memory in ``folder``; None keeps it in this process only."""
-        self._known: dict[tuple[bytes, int, int, int], str] = {}
         self._new: list[tuple[bytes, int, int, int, str]] = []
         self._database = folder / "files.sqlite" if folder is not None else None
-        for *signature, digest in self._query("SELECT path, size, mtime, ctime, hash FROM files"):
-            self._known[tuple(signature)] = digest  # type: ignore[index]
+        rows = self._query("SELECT path, size, mtime, ctime, hash FROM files")
+        self._known: dict[tuple[object, ...], str] = {row[:4]: row[4] for row in rows}
 
     def __call__(self, path: Path) -> str:
-        """Return the hash of a file's bytes.
-
-        Raises:
-            BadImageError: If the file cannot be read.
-        """
+        """Return the hash of a file's bytes."""
         try:
             stat = os.stat(path)
             # Bytes: names need not be valid Unicode.
@@ -56,7 +51,7 @@ class FileHashes:
             if signature in self._known:
                 return self._known[signature]
             with open(path, "rb") as stream:
-                digest = hashlib.file_digest(stream, _blake2b).hexdigest()
+                digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         except OSError as error:
             raise BadImageError(f"The image {path} cannot be read: {error.strerror}.") from error
         # A file that was written a moment ago may change again within one tick of its file system's clock.
@@ -71,7 +66,7 @@ class FileHashes:
         if new:
             self._query("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", new)
 
-    def _query(self, statement: str, rows: Sequence[tuple[object, ...]] = ()) -> list[tuple[str, ...]]:
+    def _query(self, statement: str, rows: Sequence[tuple[object, ...]] = ()) -> list[tuple[Any, ...]]:
         if self._database is None:
             return []
         try:
@@ -81,20 +76,13 @@ class FileHashes:
                     "CREATE TABLE IF NOT EXISTS files (path BLOB, size INT, mtime INT, ctime INT, hash TEXT, "
                     "PRIMARY KEY (path)) WITHOUT ROWID"
                 )
-                if rows:
-                    connection.executemany(statement, rows)
-                    return []
-                return connection.execute(statement).fetchall() if statement.startswith("SELECT") else []
+                done = connection.executemany(statement, rows) if rows else connection.execute(statement)
+                return done.fetchall()
         except (sqlite3.Error, OSError) as error:
-            warnings.warn(
-                f"Hashes of image files are not remembered: {self._database}: {error}", stacklevel=2
-            )
+            text = f"Hashes of image files are not remembered: {self._database}: {error}"
+            warnings.warn(text, stacklevel=2)
             self._database = None
             return []
-
-
-def _blake2b() -> Any:
-    return hashlib.blake2b(digest_size=16)
 
 
 class ImageSource(Protocol):
@@ -107,21 +95,12 @@ class ImageSource(Protocol):
         """Return a key that is equal exactly if the pixels are."""
 
     def load(self, index: int) -> Image.Image:
-        """Return the image in RGB.
-
-        Raises:
-            BadImageError: If it cannot be decoded.
-        """
+        """Return the image in RGB, or raise a `BadImageError`."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files below a folder.
-
-    Attributes:
-        root: The folder.
-        paths: Paths relative to it, in their fixed order.
-    """
+    """Image files below a folder, by their paths relative to it, in their fixed order."""
 
     root: Path
     paths: tuple[str, ...]
@@ -142,12 +121,10 @@ class ImageFiles:
                 return to_rgb(image)
         except UnidentifiedImageError as error:
             raise BadImageError(f"{path} is not an image file.") from error
-        except (
-            Exception
-        ) as error:  # decoders fail in many ways on broken files: RuntimeError, struct.error, …
-            raise BadImageError(
-                f"The image {path} cannot be decoded: {str(error).rstrip('.') or type(error).__name__}."
-            ) from error
+        # decoders fail in many ways on broken files: RuntimeError, struct.error, …
+        except Exception as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise BadImageError(f"The image {path} cannot be decoded: {reason}.") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -38,13 +38,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Draw:
-    """The images of one run.
-
-    Attributes:
-        train: Positions in the train split.
-        val: Positions in the val split.
-        sha256: Hash of the names and labels of the drawn images, in order.
-    """
+    """The images of one run: their positions in train and val, and a hash of their names and labels, in order."""
 
     train: tuple[int, ...]
     val: tuple[int, ...]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmadapt.errors import DataNotFoundError, UserError, did_you_mean
+from mmadapt.errors import DataNotFoundError, UserError, did_you_mean, some
+from mmadapt.files import read_json, read_lines
 
 ENSEMBLES = ("imagenet7", "openai80", "openai")
 """Tip-Adapter's 7 and CLIP's 80 templates for ImageNet; CLIP's ensemble of the data set (data/prompts.md)."""
@@ -23,16 +24,14 @@ def parse_templates(templates: str | Sequence[str], data: str) -> tuple[tuple[st
         templates: One template or several, an ensemble's name, a ``.txt`` file with one template per line, or
             a ``.json`` file ``{"class name": ["prompt", …]}``, as CuPL and APE have them.
         data: Name of the data set, for its ensemble and for messages.
-
-    Raises:
-        UserError: If there is no such ensemble or file, or a template has not exactly one ``{}``.
     """
     prompt_file = None
     if isinstance(templates, str) and "{" not in templates:
         if templates.endswith(".json"):
             prompt_file, templates = _existing(templates), ("{}",)
         elif templates.endswith(".txt"):
-            templates = _lines(_existing(templates))
+            lines = read_lines(_existing(templates))
+            templates = [line for line in lines if not line.startswith("#")]
         else:
             templates = _ensemble(templates, data)
     parsed = (templates,) if isinstance(templates, str) else tuple(templates)
@@ -49,14 +48,8 @@ def read_prompts(file: Path, names: Sequence[str], ids: Sequence[str]) -> tuple[
 
     A class is found under its id (ImageNet's wnid), its name, or its name with spaces for underscores; the id
     tells classes of one name apart. ``{}`` in a prompt stands for the name.
-
-    Raises:
-        UserError: If the file is not of that form or a class has no prompt.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON in UTF-8: {error}.") from error
+    content = read_json(file, "Correct it.")
     if not isinstance(content, dict):
         raise UserError(
             f'{file} must hold {{"class name": ["prompt", …], …}}, not a {type(content).__name__}.'
@@ -73,8 +66,8 @@ def read_prompts(file: Path, names: Sequence[str], ids: Sequence[str]) -> tuple[
             rows.append(_prompts(file, name, found))
     if absent:
         raise UserError(
-            f"{file} has no prompts for {len(absent)} of {len(names)} classes: {', '.join(absent[:5])}"
-            f"{', …' if len(absent) > 5 else ''}{did_you_mean(_folded(absent[0]), table)}."
+            f"{file} has no prompts for {len(absent)} of {len(names)} classes: {some(absent)}"
+            f"{did_you_mean(_folded(absent[0]), table)}."
         )
     return tuple(rows)
 
@@ -117,12 +110,3 @@ def _existing(name: str) -> Path:
     if not file.is_file():
         raise DataNotFoundError(f"data.templates: there is no file {file}.")
     return file
-
-
-def _lines(file: Path) -> tuple[str, ...]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as text in UTF-8: {error}.") from error
-    lines = [line.strip() for line in text.splitlines()]
-    return tuple(line for line in lines if line and not line.startswith("#"))

@@ -34,11 +34,16 @@ def ordered_map(
         workers: Number of threads; 0 works in the calling thread, an item at a time.
         ahead: Results held at most, those being computed included; ``workers + 1`` if None.
     """
+    threads = torch.get_num_threads()
     if workers == 0:
         for item in items:
-            yield _alone(function, item)
+            torch.set_num_threads(1)
+            try:
+                result = function(item)
+            finally:
+                torch.set_num_threads(threads)
+            yield result
         return
-    threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, "mmadapt", initializer=torch.set_num_threads, initargs=(1,))
     running: deque[Future[T]] = deque()
     source = iter(items)
@@ -57,12 +62,3 @@ def cores() -> int:
     """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def _alone(function: Callable[[S], T], item: S) -> T:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return function(item)
-    finally:
-        torch.set_num_threads(threads)

@@ -128,7 +128,9 @@ class MMAdapter(Method):
     def plain_logits(self, image_features: Tensor) -> Tensor:
         """Return the same logits by attention over C + 1 tokens for each image: the slow oracle."""
         images, texts = F.normalize(image_features, dim=-1), self.text_features
-        on_image, on_texts = layers.plain_updates(self, images, texts, self.mask)
+        on_image, on_texts = layers.plain_updates(
+            self.down, self.attention, self.up, images, texts, self.mask
+        )
         if self.adapted != "text":
             images = blend(images, on_image, self.image_ratio)
         if self.adapted == "image":

@@ -75,10 +75,6 @@ class FileLock:
         fcntl.flock(self.handle, fcntl.LOCK_UN)  # explicit: a forked worker may still have the file open
         os.close(self.handle)
 
-    def hand_over(self) -> None:
-        """Close the file here; the child process that inherited it holds the lock from now on."""
-        os.close(self.handle)
-
 
 def try_lock(path: Path) -> FileLock | None:
     """Take the lock of a file, which is made if need be; None if another process holds it."""

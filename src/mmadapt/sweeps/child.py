@@ -1,4 +1,4 @@
-"""A run in a fresh process of its own: plain ``python -m mmadapt`` with the overrides of one job.
+"""A run in another process: plain ``python -m mmadapt`` with the overrides of one job.
 
 Lightning starts the further processes of a run by repeating ``sys.argv``. Inside a sweep that would repeat the
 sweep: rank 1 walks through all jobs beside rank 0, and after a failure of one rank alone the two train different
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,15 +25,11 @@ from omegaconf import DictConfig
 from mmadapt.config.paths import CONF_DIR
 from mmadapt.results import FAILURE_FILE, Result, write_json
 from mmadapt.runs.job import LOG_FILE, Outcome
-from mmadapt.sweeps.devices import Lease
+from mmadapt.sweeps.devices import DevicePool
+from mmadapt.sweeps.options import LaunchOptions
+from mmadapt.sweeps.worker import OwnProcess, Process, Worker, report_to
 
-REPORT = "MMADAPT_REPORT"
-"""Environment variable: the file into which a child writes what became of its run."""
-_report_to = os.environ.pop(REPORT, "")  # taken out at once: processes of this run must not report too
 CONSOLE_FILE = "console.log"
-_INHERITED = re.compile(
-    r"LOCAL_RANK|WORLD_SIZE|MASTER_(ADDR|PORT)|NODE_RANK|GROUP_RANK|RANK|LOCAL_WORLD_SIZE|ROLE_\w+|PL_\w+|TORCHELASTIC_\w+"
-)
 _OF_THE_SWEEP = re.compile(
     r"[+~]*(launch\.|hydra(\.(mode|run|sweep|sweeper|launcher|job\.(num|id))\b|/(launcher|sweeper)\b))"
 )
@@ -67,103 +62,81 @@ def command(overrides: Sequence[str], hydra: DictConfig, run_dir: Path) -> list[
     ]
 
 
-def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without what would make the child a rank of another run."""
-    kept = {name: value for name, value in os.environ.items() if not _INHERITED.fullmatch(name)}
-    return {**kept, **extra}
-
-
 class Child:
-    """One run in a process of its own.
+    """One run in another process.
 
-    Its output is kept aside and shown only if it fails: then it lies in ``console.log`` of the run's folder. That of
-    a debug run is printed at its end.
+    Its output is shown only if it fails: then it lies in ``console.log`` of the run's folder. That of a debug run is
+    printed at its end.
+
+    Args:
+        command: See `command`.
+        run_dir: Folder of the run.
+        process: Where it runs.
+        report: File into which the process writes what became of the run; it is removed.
+        debug: It is a debug run.
     """
 
-    def __init__(self, command: Sequence[str], run_dir: Path, lease: Lease, *, debug: bool = False) -> None:
-        self.run_dir, self.devices, self._debug = run_dir, lease.names, debug
-        self._command, self._start, self._started = list(command), time.perf_counter(), time.time()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child
-        handle, report = tempfile.mkstemp(prefix="mmadapt-", suffix=".json")
-        os.close(handle)
-        self._report = Path(report)
+    def __init__(
+        self, command: Sequence[str], run_dir: Path, process: Process, report: Path, *, debug: bool = False
+    ) -> None:
+        self.run_dir, self.process, self._debug = run_dir, process, debug
+        self._command, self._report = list(command), report
+        self._start, self._started = time.perf_counter(), time.time()
         self._interrupted = False
-        # A session of its own: Ctrl-C reaches it once, through us, and stopping it stops its workers too.
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            env=environment({**lease.environment, REPORT: report}),
-            pass_fds=lease.handles,
-            start_new_session=True,
-        )
-        lease.hand_over(self._process.pid)
 
     def poll(self) -> Outcome | None:
         """Return what became of the run, or None while it goes on."""
-        return None if self._process.poll() is None else self._outcome()
+        code = self.process.ended()
+        return None if code is None else self._outcome(code)
 
     def wait(self) -> Outcome:
-        """Wait for the end; an exception meanwhile, such as Ctrl-C, stops the child."""
+        """Wait for the end; an exception meanwhile, such as Ctrl-C, stops the run."""
         try:
-            self._process.wait()
+            code = self.process.wait()
         except BaseException:
             self.stop()
             raise
-        return self._outcome()
+        return self._outcome(code)
 
     def interrupt(self) -> None:
-        """Ask the child and its workers to end."""
+        """Ask the run to end."""
         self._interrupted = True
-        self._signal(signal.SIGINT)
+        self.process.signal(signal.SIGINT)
 
     def stop(self, patience: float = 15.0) -> Outcome:
-        """End the child: by Ctrl-C, and if that does not help within ``patience`` seconds, by force."""
+        """End the run: by Ctrl-C, and if that does not help within ``patience`` seconds, by force."""
         if not self._interrupted:
             self.interrupt()
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
-        return self._outcome()
+        code = self.process.wait(patience)
+        if code is None:
+            self.process.signal(signal.SIGKILL)
+            code = self.process.wait()
+        return self._outcome(code)
 
-    def _signal(self, number: signal.Signals) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return
-
-    def _outcome(self) -> Outcome:
-        seconds, code = time.perf_counter() - self._start, self._process.returncode
+    def _outcome(self, code: int | None) -> Outcome:
+        seconds = time.perf_counter() - self._start
         report = self._read_report()
         status = report.get("status")
         if self._debug:
-            print(self._printed(), flush=True)
+            print(self.process.printed(), flush=True)
         if code == 0 and status == "debug":
-            self._output.close()
-            result = Result.from_dict(report["result"], self.run_dir)
-            return Outcome("debug", self.run_dir, seconds, result)
+            return Outcome("debug", self.run_dir, seconds, Result.from_dict(report["result"], self.run_dir))
         if code == 0 and status in ("done", "skipped"):
-            self._output.close()
             return Outcome(status, self.run_dir, seconds, Result.read(self.run_dir))
         if status == "busy":
-            self._output.close()
             return Outcome("busy", self.run_dir, seconds)
-        error = report.get("error") or ("Interrupted." if self._interrupted else _ending(code))
+        error = report.get("error") or ("Interrupted." if self._interrupted else _ending(code or 0))
         if not report.get("explained") and not self._debug:
             self._keep(error)
-        self._output.close()
         files = (self.run_dir / name for name in (FAILURE_FILE, LOG_FILE, CONSOLE_FILE))
         fresh = [str(file) for file in files if file.exists() and file.stat().st_mtime >= self._started]
         error += f" (see {', '.join(fresh)})" if fresh else ""
         return Outcome("failed", self.run_dir, seconds, error=error)
 
     def _keep(self, error: str) -> None:
-        """Write what the child printed, and a note of the failure if it had no time for one."""
+        """Write what the run printed, and a note of the failure if it had no time for one."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        printed = self._printed()
+        printed = self.process.printed()
         (self.run_dir / CONSOLE_FILE).write_text(printed, encoding="utf-8")
         note_file = self.run_dir / FAILURE_FILE
         if not note_file.exists() or note_file.stat().st_mtime < self._started:
@@ -176,18 +149,94 @@ class Child:
             }
             write_json(note_file, note)
 
-    def _printed(self) -> str:
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace")
-
     def _read_report(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(self._report.read_text(encoding="utf-8"))
-        except ValueError:  # empty: the child ended before it could say anything
+        except ValueError:  # empty: the process ended before it could say anything
             return {}
         finally:
             self._report.unlink(missing_ok=True)
         return content
+
+
+class Processes:
+    """The processes of a sweep.
+
+    Args:
+        options: How many may run side by side, on which devices.
+        hydra: The ``hydra`` node of the sweep.
+    """
+
+    def __init__(self, options: LaunchOptions, hydra: DictConfig) -> None:
+        self._hydra, self._jobs, self.devices = hydra, options.jobs, DevicePool(options)
+        self._idle: list[tuple[str, Worker]] = []
+        self._kinds: dict[Process, str] = {}
+
+    def start(
+        self, overrides: Sequence[str], run_dir: Path, trainer: Mapping[str, Any], *, own: bool, debug: bool
+    ) -> Child | None:
+        """Start a run, or return None while too few devices are free.
+
+        Args:
+            overrides: The job's own overrides.
+            run_dir: Folder of the run.
+            trainer: That part of its configuration.
+            own: It needs a process of its own.
+            debug: It is a debug run.
+
+        Raises:
+            UserError: If the run asks for more devices than there are.
+        """
+        line, kind = command(overrides, self._hydra, run_dir), self.devices.kind(trainer)
+        process: Process | None = None if own else self._take_idle(kind)
+        lease = None
+        if process is None:
+            lease = self.devices.take(trainer)
+            if self._idle:  # they hold devices and memory for runs of another kind
+                if lease is not None:
+                    lease.release()
+                self.close()
+                lease = self.devices.take(trainer)
+            if lease is None:
+                return None
+        handle, name = tempfile.mkstemp(prefix="mmadapt-", suffix=".json")
+        os.close(handle)
+        report = Path(name)
+        if lease is not None:
+            process = OwnProcess(line, lease, report) if own else Worker(lease, self._threads())
+            self._kinds[process] = kind
+        assert process is not None
+        if isinstance(process, Worker):
+            process.begin(line[3:], report)
+        return Child(line, run_dir, process, report, debug=debug)
+
+    def take_back(self, child: Child) -> None:
+        """Keep the process of a run that has ended for another one, if it can take one."""
+        process = child.process
+        if isinstance(process, Worker) and process.alive:
+            self._idle.append((self._kinds[process], process))
+        else:
+            process.close()
+            del self._kinds[process]
+
+    def close(self) -> None:
+        """End the workers that have nothing to do."""
+        for _, worker in self._idle:
+            worker.dismiss()
+        for _, worker in self._idle:
+            worker.close()
+            del self._kinds[worker]
+        self._idle = []
+
+    def _take_idle(self, kind: str) -> Worker | None:
+        for entry in self._idle:
+            if entry[0] == kind:
+                self._idle.remove(entry)
+                return entry[1]
+        return None
+
+    def _threads(self) -> int:
+        return max((os.cpu_count() or 1) // self._jobs, 1)
 
 
 def report(status: str, *, error: str = "", explained: bool = False, result: Result | None = None) -> None:
@@ -199,15 +248,15 @@ def report(status: str, *, error: str = "", explained: bool = False, result: Res
         explained: The error says all there is to say, so the output need not be kept.
         result: That of a debug run, which lies in no file.
     """
-    if _report_to:
+    if file := report_to():
         kept = None if result is None else asdict(result)
         content = {"status": status, "error": error, "explained": explained, "result": kept}
-        Path(_report_to).write_text(json.dumps(content), encoding="utf-8")
+        Path(file).write_text(json.dumps(content), encoding="utf-8")
 
 
 def started_by_a_sweep() -> bool:
     """Return whether this process runs one job of a sweep that waits for it."""
-    return bool(_report_to)
+    return bool(report_to())
 
 
 def _ending(code: int) -> str:

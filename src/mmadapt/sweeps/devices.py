@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +23,38 @@ def lock_folder() -> Path:
     return Path(os.environ.get("MMADAPT_LOCKS", default))
 
 
+@dataclass(frozen=True)
 class Lease:
-    """Devices that one run has for itself."""
+    """Devices of a run, or of a worker.
 
-    def __init__(self, names: tuple[str, ...], locks: list[FileLock], visible: tuple[str, ...]) -> None:
-        self.names, self._locks = names, locks
-        self.environment = {"CUDA_VISIBLE_DEVICES": ",".join(visible)} if visible else {}
+    Attributes:
+        names: Their names.
+        environment: What shows a process these devices alone.
+        handles: The open lock files, to be inherited by the process: it holds the locks too, until it ends.
+        release: Gives the devices back.
+    """
 
-    @property
-    def handles(self) -> tuple[int, ...]:
-        """The open lock files, to be inherited by the process of the run."""
-        return tuple(lock.handle for lock in self._locks)
-
-    def hand_over(self, pid: int) -> None:
-        """Leave the locks to the process that inherited them: they are free when it ends."""
-        for lock in self._locks:
-            lock.sign(pid)
-            lock.hand_over()
-        self._locks = []
-
-    def release(self) -> None:
-        """Give the devices back."""
-        for lock in self._locks:
-            lock.release()
-        self._locks = []
+    names: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    handles: tuple[int, ...] = ()
+    release: Callable[[], None] = lambda: None
 
 
 class DevicePool:
-    """The devices of this host that a sweep may use, shared with other sweeps through the locks."""
+    """The devices of this host that a sweep may use, kept from other sweeps by the locks.
+
+    Where ``launch.jobs`` is more than the devices, single-device runs of this sweep share them evenly.
+    """
 
     def __init__(self, options: LaunchOptions) -> None:
         self.names = visible_devices() if options.devices == "auto" else tuple(options.devices or ())
+        self._share = math.ceil(options.jobs / max(len(self.names), 1))
+        self._held: dict[str, FileLock] = {}
+        self._users = Counter[str]()
+
+    def kind(self, trainer: Mapping[str, Any]) -> str:
+        """Return a word for what a run asks for: runs of one kind can follow each other in a process."""
+        return str(wanted(trainer)) if self._needs_gpus(trainer) else "cpu"
 
     def take(self, trainer: Mapping[str, Any]) -> Lease | None:
         """Return devices for a run, or None while too few are free.
@@ -59,26 +64,48 @@ class DevicePool:
         Raises:
             UserError: If the run asks for more devices than there are.
         """
-        if not self.names or trainer.get("accelerator") not in ("auto", "gpu", "cuda", None):
-            return Lease((), [], ())
+        if not self._needs_gpus(trainer):
+            return Lease()
         asked = wanted(trainer)
         _check_gpus(asked, self.names, "launch.devices has")
         if isinstance(asked, tuple):
             candidates, number = tuple(self.names[index] for index in asked), len(asked)
         else:
             candidates, number = self.names, len(self.names) if asked == ALL else asked
-        locks: list[FileLock] = []
+        share = self._share if number == 1 else 1
         taken: list[str] = []
-        for name in candidates:
-            if len(taken) < number and (lock := try_lock(_lock_file(name))) is not None:
-                locks.append(lock)
+        for name in sorted(candidates, key=lambda name: self._users[name]):
+            if len(taken) < number and self._users[name] < share and self._lock(name):
+                self._users[name] += 1
                 taken.append(name)
         if len(taken) < number:  # all or nothing: two runs that hold one device each and want two never wait
-            for lock in locks:
-                lock.release()
+            self._give_back(taken)
             return None
+        taken.sort(key=self.names.index)
         # Indices count among the visible devices, so a run that names some must see them all.
-        return Lease(tuple(taken), locks, self.names if isinstance(asked, tuple) else tuple(taken))
+        visible = self.names if isinstance(asked, tuple) else taken
+        handles = tuple(self._held[name].handle for name in taken)
+        return Lease(
+            tuple(taken),
+            {"CUDA_VISIBLE_DEVICES": ",".join(visible)},
+            handles,
+            partial(self._give_back, taken),
+        )
+
+    def _needs_gpus(self, trainer: Mapping[str, Any]) -> bool:
+        return bool(self.names) and trainer.get("accelerator") in ("auto", "gpu", "cuda", None)
+
+    def _lock(self, name: str) -> bool:
+        if name not in self._held and (lock := try_lock(_lock_file(name))) is not None:
+            self._held[name] = lock
+        return name in self._held
+
+    def _give_back(self, names: list[str]) -> None:
+        for name in names:
+            self._users[name] -= 1
+            if not self._users[name]:
+                self._held.pop(name).release()
+        names.clear()  # a second call gives nothing back
 
     def holders(self) -> dict[str, Holder]:
         """Return who holds which device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 import threading
@@ -23,24 +24,24 @@ from mmadapt.progress import track
 from mmadapt.runs.job import Outcome, clear_leftovers, execute, remove_empty
 from mmadapt.runs.locks import BusyError
 from mmadapt.sweeps import plan
-from mmadapt.sweeps.child import Child, command
+from mmadapt.sweeps.child import Processes
 from mmadapt.sweeps.composer import Composer
-from mmadapt.sweeps.devices import Lease
 from mmadapt.sweeps.dry_run import print_plan
-from mmadapt.sweeps.options import read_options
+from mmadapt.sweeps.options import LaunchOptions, read_options
 from mmadapt.sweeps.report import SweepReport, check_no_debug
 from mmadapt.sweeps.schedule import Job, Schedule
 from mmadapt.sweeps.search import check_objective, check_plannable, is_search, objective
 
 
 class SweepLauncher(Launcher):
-    """Runs the jobs of a sweep one after another, or several at a time in child processes.
+    """Runs the jobs of a sweep one after another, or several at a time in other processes.
 
     Jobs that are done, and jobs that another sweep computes, cost no more than their composition.
     """
 
     total: int | None = None
     """Number of jobs of all batches; the sweeper of mmadapt sets it."""
+    _processes: Processes | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra hands to every launcher; the task is always `mmadapt.runs.job.execute`."""
@@ -85,7 +86,7 @@ class SweepLauncher(Launcher):
                     report.add(known)
                     ended(number, known)
             report.begin()
-            Schedule(options, report, self._here, self._start, ended).run(jobs)
+            Schedule(options, report, self._here, self._processes_of(options), ended).run(jobs)
         for number, returned in returns.items():
             if returned.status == JobStatus.COMPLETED:
                 method = cells[number - initial_job_idx].place[2]
@@ -120,10 +121,12 @@ class SweepLauncher(Launcher):
         )
         return outcomes[-1]
 
-    def _start(self, job: Job, lease: Lease) -> Child:
-        run_dir = job.cell.run_dir
-        line = command(job.cell.overrides, self._config.hydra, run_dir)
-        return Child(line, run_dir, lease, debug=bool(job.cell.debug))
+    def _processes_of(self, options: LaunchOptions) -> Processes:
+        """Return the processes of all batches: a search hands over one batch after another."""
+        if self._processes is None:
+            self._processes = Processes(options, self._config.hydra)
+            atexit.register(self._processes.close)
+        return self._processes
 
 
 def plan_all(compose: Composer, job_overrides: Sequence[Sequence[str]], first: int) -> list[plan.Cell]:

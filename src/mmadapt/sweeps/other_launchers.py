@@ -17,8 +17,7 @@ from mmadapt.config.schema import register_resolvers
 from mmadapt.errors import UserError
 from mmadapt.progress import Guard
 from mmadapt.runs.job import Outcome, execute, remove_empty
-from mmadapt.sweeps.child import Child, command, started_by_a_sweep
-from mmadapt.sweeps.devices import DevicePool
+from mmadapt.sweeps.child import Processes, started_by_a_sweep
 from mmadapt.sweeps.dry_run import print_plan
 from mmadapt.sweeps.options import read_options
 from mmadapt.sweeps.plan import Cell, look_at
@@ -90,12 +89,14 @@ def in_child(cfg: DictConfig, hydra: Any, run_dir: Path) -> Outcome | None:
     cell = _cell(cfg, hydra, run_dir)
     if not cell.own_process or cell.state in ("done", "refused"):
         return None
-    pool = DevicePool(read_options(cfg))
+    processes = Processes(read_options(cfg), hydra)
     while True:
-        lease = pool.take(cell.config["trainer"])
-        if lease is not None:
-            line = command(cell.overrides, hydra, run_dir)
-            outcome = Child(line, run_dir, lease, debug=bool(cell.debug)).wait()
+        child = processes.start(
+            cell.overrides, run_dir, cell.config["trainer"], own=True, debug=bool(cell.debug)
+        )
+        if child is not None:
+            outcome = child.wait()
+            processes.take_back(child)
             if outcome.status != "busy":
                 return outcome
         time.sleep(_POLL_SECONDS)

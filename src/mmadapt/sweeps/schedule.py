@@ -12,8 +12,7 @@ from mmadapt.progress import say
 from mmadapt.results import FAILURE_FILE
 from mmadapt.runs.job import Outcome, stored
 from mmadapt.runs.locks import LOCK_FILE, holder
-from mmadapt.sweeps.child import Child
-from mmadapt.sweeps.devices import DevicePool, Lease
+from mmadapt.sweeps.child import Child, Processes
 from mmadapt.sweeps.options import LaunchOptions
 from mmadapt.sweeps.plan import Cell, failure
 from mmadapt.sweeps.report import SweepReport
@@ -39,7 +38,7 @@ class Schedule:
         options: How to start them.
         report: Is told of every job that has ended.
         here: Runs a job in this process.
-        start: Starts a job in a child process with the devices it was given.
+        processes: Starts a job in another process.
         ended: Is told the number and outcome of every job that has ended.
     """
 
@@ -48,12 +47,11 @@ class Schedule:
         options: LaunchOptions,
         report: SweepReport,
         here: Callable[[Job], Outcome],
-        start: Callable[[Job, Lease], Child],
+        processes: Processes,
         ended: Callable[[int, Outcome], None],
     ) -> None:
         self._options, self._report = options, report
-        self._here, self._start, self._ended = here, start, ended
-        self._pool = DevicePool(options)
+        self._here, self._processes, self._ended = here, processes, ended
         self._open: deque[Job] = deque()
         self._elsewhere: list[Job] = []
         self._running: list[tuple[Job, Child]] = []
@@ -102,18 +100,24 @@ class Schedule:
                 self._take_back(job, outcome)
                 return True
             try:
-                lease = self._pool.take(job.cell.config["trainer"])
+                child = self._start(job)
             except UserError as error:
                 self._open.remove(job)
                 self._finish(job, Outcome("failed", job.cell.run_dir, 0.0, error=str(error)))
                 return True
-            if lease is not None:
+            if child is not None:
                 self._open.remove(job)
-                self._running.append((job, self._start(job, lease)))
+                self._running.append((job, child))
                 return True
         if self._open and not self._running:
             self._say_waiting()
         return False
+
+    def _start(self, job: Job) -> Child | None:
+        cell = job.cell
+        return self._processes.start(
+            cell.overrides, cell.run_dir, cell.config["trainer"], own=cell.own_process, debug=bool(cell.debug)
+        )
 
     def _collect(self) -> bool:
         """Bring to an end the children that have ended; False if there is none."""
@@ -121,6 +125,7 @@ class Schedule:
             outcome = entry[1].poll()
             if outcome is not None:
                 self._running.remove(entry)
+                self._processes.take_back(entry[1])
                 self._take_back(entry[0], outcome)
                 return True
         return False
@@ -175,6 +180,7 @@ class Schedule:
                     child.interrupt()
             for job, child in self._running:
                 self._finish(job, child.wait() if wait else child.stop())
+                self._processes.take_back(child)
         except BaseException:  # a second Ctrl-C: no more patience
             for _, child in self._running:
                 child.stop(patience=0)
@@ -188,5 +194,5 @@ class Schedule:
     def _say_waiting(self) -> None:
         if not self._told:
             self._told = True
-            held = "; ".join(f"{name} by {who}" for name, who in self._pool.holders().items())
+            held = "; ".join(f"{name} by {who}" for name, who in self._processes.devices.holders().items())
             say(f"Waiting for a free device (taken: {held}).")

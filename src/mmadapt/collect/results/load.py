@@ -158,14 +158,11 @@ def _unreadable(error: OSError) -> None:
 
 
 def _read(folder: Path) -> Result | None:
-    path = folder / RESULT_FILE
-    try:
-        result = Result.read(folder)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    result = Result.read(folder)
     if result and not _fits(result):
         raise UserError(
-            f"{path} is not a result file of mmadapt: a value has the wrong type. Run the job again."
+            f"{folder / RESULT_FILE} is not a result file of mmadapt: a value has the wrong type. "
+            "Run the job again."
         )
     return result
 

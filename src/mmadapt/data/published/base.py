@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mmadapt.data.base import FewShotData
-from mmadapt.data.draws import Sampling, check_sampling
+from mmadapt.data.draws import Sampling
 from mmadapt.data.images import ImageFiles, ImageSet
 from mmadapt.data.published.draw_file import draw_content, read_draw
 from mmadapt.data.published.locate import Home, explain_missing, find_missing
 from mmadapt.data.splits import Draw, Splits, draw
-from mmadapt.errors import DataNotFoundError, UserError
+from mmadapt.errors import DataNotFoundError, UserError, one_of
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ class BenchmarkData(FewShotData):
     Attributes:
         home: Where the data set is looked for.
         findings: What is unusual about the data on this machine, one sentence each.
+        val_source: Which images the validation shots come from.
     """
 
     def __init__(
@@ -52,11 +53,8 @@ class BenchmarkData(FewShotData):
             counts: Published numbers of classes and images; other numbers are reported.
             source: Where the data come from, for ``python -m mmadapt.data``; not used in a run.
             options: See `FewShotData`.
-
-        Raises:
-            UserError: If a value makes no sense.
         """
-        check_sampling(sampling)
+        one_of("data.sampling", sampling, get_args(Sampling))
         whole_val = options.get("val_shots") is None and sampling == "tip"
         super().__init__(**options)
         if whole_val:
@@ -66,11 +64,7 @@ class BenchmarkData(FewShotData):
         self.image_folders, self.sampling = tuple(images), sampling
         self.draw_from, self.counts, self.source = draw, dict(counts or {}), dict(source or {})
         self.findings: list[str] = []
-
-    @property
-    def val_source(self) -> str:
-        """Which images the validation shots come from."""
-        return "val"
+        self.val_source = "val"
 
     def draw_shots(self, splits: Splits) -> Draw:
         """Draw as the chosen protocol does, or take the stored draw."""
@@ -83,13 +77,8 @@ class BenchmarkData(FewShotData):
 
     def about_draw(self) -> dict[str, Any]:
         """Return what identifies the draw besides its images."""
-        return {
-            "data": self.name,
-            "shots": self.shots,
-            "split_seed": self.split_seed,
-            "sampling": self.sampling,
-            "val_source": self.val_source,
-        }
+        drawn = {"shots": self.shots, "split_seed": self.split_seed, "sampling": self.sampling}
+        return {"data": self.name, **drawn, "val_source": self.val_source}
 
     def export_draw(self) -> dict[str, Any]:
         """Return the draw over all classes as the JSON content that ``data.draw`` reads."""
@@ -108,11 +97,7 @@ class BenchmarkData(FewShotData):
             log.warning("%s: %s", self.name, finding)
 
     def image_sets(self, folder: Path, parts: Sequence[Sequence[tuple[str, int]]]) -> list[ImageSet]:
-        """Return one image set per list of (path, label), after making sure that the files exist.
-
-        Raises:
-            DataNotFoundError: If images are missing and undecodable images are not to be skipped.
-        """
+        """Return one image set per list of (path, label), after making sure that the files exist."""
         paths = list(dict.fromkeys(path for part in parts for path, _ in part))
         if missing := find_missing(folder, paths):
             text = explain_missing(folder, missing, len(paths))
@@ -135,15 +120,19 @@ class BenchmarkData(FewShotData):
     def _draw_file(self) -> Path:
         if self.draw_from != "split_fewshot":
             return Path(str(self.draw_from)).expanduser().absolute()
-        name = f"split_fewshot/shot_{self.shots}-seed_{self.split_seed}.pkl"
-        found = self.home.find([name])
+        found = self.home.find([self._pickle])
         if found is None:
-            raise DataNotFoundError(f"data.draw=split_fewshot: no {name} was found. {self.home.searched()}")
+            searched = self.home.searched()
+            raise DataNotFoundError(f"data.draw=split_fewshot: no {self._pickle} was found. {searched}")
         return found
+
+    @property
+    def _pickle(self) -> str:
+        return f"split_fewshot/shot_{self.shots}-seed_{self.split_seed}.pkl"
 
     def _compare_with_coop(self, splits: Splits, drawn: Draw) -> None:
         """Read the pickle that CoOp may have left beside the data; say so if it holds other images."""
-        pickle = self.home.find([f"split_fewshot/shot_{self.shots}-seed_{self.split_seed}.pkl"])
+        pickle = self.home.find([self._pickle])
         if pickle is None:
             return
         try:

@@ -11,8 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from mmadapt.errors import DataNotFoundError, UserError
@@ -22,34 +21,16 @@ from mmadapt.progress import track
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
-_VERSION = 1
 _TICK_NS = 2_000_000_000
 """Coarsest clock of a common file system: a folder changed later than that may change again unseen."""
 
 
-@dataclass(frozen=True)
-class FolderIndex:
-    """What one scan found.
-
-    Attributes:
-        folders: File names of the images in each class folder, sorted; folders sorted by name.
-        loose: Names of images that lie beside the class folders.
-    """
-
-    folders: Mapping[str, list[str]]
-    loose: tuple[str, ...]
-
-
-def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
-    """List the images of every class folder; hidden entries and other files are left out.
+def index_folder(root: Path, cache: Path | None = None) -> tuple[dict[str, list[str]], list[str]]:
+    """List the images of every class folder, sorted, and those beside the folders; no hidden or other files.
 
     Args:
         root: The folder that holds the class folders.
         cache: Folder of remembered indexes; None remembers nothing. Anything wrong with it is no error.
-
-    Raises:
-        DataNotFoundError: If the folder does not exist.
-        UserError: If it cannot be listed.
     """
     started = time.time_ns()
     times: dict[str, int] = {}
@@ -64,17 +45,21 @@ def index_folder(root: Path, cache: Path | None = None) -> FolderIndex:
                 elif entry.name.lower().endswith(SUFFIXES):
                     loose.append(entry.name)
         times = dict(sorted(times.items()))
-        folders = _recall(root, cache, times)
+        file = cache and cache / f"index-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.json"
+        folders = _recall(file, times)
         if folders is None:
-            label = f"listing {root}"
-            folders = {name: _images(root / name) for name in track(times, label, len(times))}
-            if all(changed < started - _TICK_NS for changed in times.values()):
-                _remember(root, cache, times, folders)
+            folders = {name: _images(root / name) for name in track(times, f"listing {root}", len(times))}
+            if file is not None and all(changed < started - _TICK_NS for changed in times.values()):
+                try:
+                    with replacing(file) as temporary:
+                        temporary.write_text(json.dumps({"times": times, "names": list(folders.values())}))
+                except OSError as error:
+                    log.warning("The index of %s is not remembered in %s: %s", root, cache, error)
     except FileNotFoundError as error:
         raise DataNotFoundError(f"There is no folder {error.filename}.") from error
     except OSError as error:
         raise UserError(f"The folder {error.filename} cannot be listed: {error.strerror}.") from error
-    return FolderIndex(folders, tuple(sorted(loose)))
+    return folders, sorted(loose)
 
 
 def _images(folder: Path) -> list[str]:
@@ -83,45 +68,10 @@ def _images(folder: Path) -> list[str]:
     return sorted(name for name in names if name.lower().endswith(SUFFIXES) and name[0] != ".")
 
 
-def _file(root: Path, cache: Path) -> Path:
-    return cache / f"index-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.txt"
-
-
-def _recall(root: Path, cache: Path | None, times: Mapping[str, int]) -> dict[str, list[str]] | None:
-    """Return the remembered names if no folder has changed: a line of JSON, then one name a line."""
-    if cache is None:
-        return None
-    try:
-        text = _file(root, cache).read_text(encoding="utf-8", errors="surrogateescape")
-        head, _, body = text.partition("\n")
-        known = json.loads(head)
-        if known["version"] != _VERSION or known["root"] != os.fspath(root) or known["times"] != times:
-            return None
-        names = body.split("\n")
-        counts: list[int] = known["counts"]
-        if len(names) != sum(counts) + 1 or names[-1]:
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    folders: dict[str, list[str]] = {}
-    start = 0
-    for name, count in zip(times, counts, strict=True):
-        folders[name] = names[start : start + count]
-        start += count
-    return folders
-
-
-def _remember(
-    root: Path, cache: Path | None, times: Mapping[str, int], folders: Mapping[str, list[str]]
-) -> None:
-    names = [name for members in folders.values() for name in members]
-    if cache is None or any("\n" in name for name in names):
-        return
-    counts = [len(members) for members in folders.values()]
-    head = json.dumps({"version": _VERSION, "root": os.fspath(root), "times": times, "counts": counts})
-    try:
-        with replacing(_file(root, cache)) as temporary:
-            text = "\n".join([head, *names, ""])
-            temporary.write_bytes(text.encode(errors="surrogateescape"))
-    except OSError as error:
-        log.warning("The index of %s is not remembered in %s: %s", root, cache, error)
+def _recall(file: Path | None, times: dict[str, int]) -> dict[str, list[str]] | None:
+    if file is not None:
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            known = json.loads(file.read_bytes())
+            if known["times"] == times:
+                return dict(zip(times, known["names"], strict=True))
+    return None

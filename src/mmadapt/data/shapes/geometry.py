@@ -8,14 +8,11 @@ number of threads.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-SHAPES: tuple[str, ...] = (
-    "circle", "square", "triangle", "star", "heart", "cross",
-    "ring", "crescent", "hexagon", "diamond", "arrow", "flower",
-)  # fmt: skip
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.10, 0.12),
     "orange": (0.97, 0.53, 0.06),
@@ -72,46 +69,26 @@ def _arrow(x: Tensor, y: Tensor) -> Tensor:
     return torch.minimum(shaft, head)
 
 
+_OUTLINES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "circle": lambda x, y: _radius(x, y) - 0.85,
+    "square": lambda x, y: _box(x, y, 0.74, 0.74),
+    "triangle": lambda x, y: _polygon(x, y + 0.15, 3, 0.5),
+    "star": _star,
+    "heart": _heart,
+    "cross": lambda x, y: torch.minimum(_box(x, y, 0.28, 0.9), _box(x, y, 0.9, 0.28)),
+    "ring": lambda x, y: (_radius(x, y) - 0.66).abs() - 0.2,
+    "crescent": lambda x, y: torch.maximum(_radius(x, y) - 0.9, 0.78 - _radius(x - 0.42, y)),
+    "hexagon": lambda x, y: _polygon(x, y, 6, 0.78),
+    "diamond": lambda x, y: 0.48 * (x.abs() / 0.55 + y.abs() / 0.98 - 1),
+    "arrow": _arrow,
+    "flower": lambda x, y: 0.7 * (_radius(x, y) - 0.68 - 0.24 * torch.cos(5 * torch.atan2(x, y))),
+}
+SHAPES: tuple[str, ...] = tuple(_OUTLINES)
+
+
 def signed_distance(shape: int, x: Tensor, y: Tensor) -> Tensor:
-    """Distance to the outline of one shape.
-
-    Args:
-        shape: Index into `SHAPES`.
-        x: Coordinates to the right [object units], any size.
-        y: Coordinates upwards [object units], same size.
-
-    Returns:
-        Approximate distance [object units], negative inside.
-
-    Raises:
-        ValueError: If the index names no shape.
-    """
-    match shape:
-        case 0:
-            return _radius(x, y) - 0.85
-        case 1:
-            return _box(x, y, 0.74, 0.74)
-        case 2:
-            return _polygon(x, y + 0.15, 3, 0.5)
-        case 3:
-            return _star(x, y)
-        case 4:
-            return _heart(x, y)
-        case 5:
-            return torch.minimum(_box(x, y, 0.28, 0.9), _box(x, y, 0.9, 0.28))
-        case 6:
-            return (_radius(x, y) - 0.66).abs() - 0.2
-        case 7:
-            return torch.maximum(_radius(x, y) - 0.9, 0.78 - _radius(x - 0.42, y))
-        case 8:
-            return _polygon(x, y, 6, 0.78)
-        case 9:
-            return 0.48 * (x.abs() / 0.55 + y.abs() / 0.98 - 1)
-        case 10:
-            return _arrow(x, y)
-        case 11:
-            return 0.7 * (_radius(x, y) - 0.68 - 0.24 * torch.cos(5 * torch.atan2(x, y)))
-    raise ValueError(f"no shape with index {shape}; there are {len(SHAPES)}: {', '.join(SHAPES)}")
+    """Return the approximate distance to the outline of ``SHAPES[shape]`` [object units], negative inside."""
+    return _OUTLINES[SHAPES[shape]](x, y)
 
 
 def surface_field(

@@ -11,20 +11,19 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
-from mmadapt.data.shapes.geometry import SHAPES, SURFACES
-from mmadapt.data.shapes.scene import STYLES, Scene
-from mmadapt.data.shapes.words import (
-    COLOUR_NAMES,
-    COMBINATIONS,
-    NUMBERS,
-    Combination,
-    class_phrase,
-    held_out,
-    plural,
-)
+from mmadapt.data.shapes.geometry import COLOURS, SHAPES, SURFACES
+from mmadapt.data.shapes.render import STYLES, Scene
 from mmadapt.errors import UserError, did_you_mean
 
+Combination = tuple[int, int, int]
+
+COLOUR_NAMES: tuple[str, ...] = tuple(COLOURS)
+NUMBERS: tuple[str, ...] = ("one", "two", "three", "four")
+COMBINATIONS: tuple[Combination, ...] = tuple(
+    product(range(len(SHAPES)), range(len(COLOURS)), range(len(SURFACES)))
+)
 ANY = -1
 
 _GAP = Scene(
@@ -44,6 +43,25 @@ _GAP = Scene(
 _NARROW_GAP = replace(_GAP, scale=(0.42, 0.72), rotation=28.0, clutter=4, occlusion=0.25, warmth=0.5)
 
 
+@cache
+def held_out() -> frozenset[Combination]:
+    """The random quarter of all combinations that pre-training never shows."""
+    shuffled = list(COMBINATIONS)
+    random.Random(2026).shuffle(shuffled)
+    return frozenset(shuffled[: len(shuffled) // 4])
+
+
+def plural(noun: str) -> str:
+    """Plural of a shape's name."""
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def class_phrase(combination: Combination) -> str:
+    """Phrase that names a combination, as in "red striped star"."""
+    shape, colour, surface = combination
+    return f"{COLOUR_NAMES[colour]} {SURFACES[surface]} {SHAPES[shape]}"
+
+
 @dataclass(frozen=True)
 class World:
     """Specification of one downstream world.
@@ -55,7 +73,6 @@ class World:
         scene: The gap that all classes share.
         quirk: Strength of the gap that each class has to itself.
         per_class: Images per class in train, val and test.
-        seed: Seed of images and quirks.
     """
 
     names: tuple[str, ...]
@@ -64,7 +81,6 @@ class World:
     scene: Scene = _GAP
     quirk: float = 1.8
     per_class: tuple[int, int, int] = (24, 8, 25)
-    seed: int = 0
 
 
 def _balanced(pool: list[Combination], number: int, rng: random.Random) -> list[Combination]:
@@ -86,67 +102,45 @@ def _balanced(pool: list[Combination], number: int, rng: random.Random) -> list[
     return chosen
 
 
-def _main_world(style: str = "photo", seed: int = 0) -> World:
+def _main_world(style: str = "photo") -> World:
     rng = random.Random(7)
     held = held_out()
     base = _balanced([c for c in COMBINATIONS if c not in held], 24, rng)
     new = _balanced(sorted(held), 24, rng)
     classes = base + new
-    return World(tuple(map(class_phrase, classes)), tuple((*c, 1) for c in classes), style, seed=seed)
+    return World(tuple(map(class_phrase, classes)), tuple((*c, 1) for c in classes), style)
 
 
-def _count_world(seed: int = 0) -> World:
+def _count_world() -> World:
     shapes = [SHAPES.index(name) for name in ("star", "circle", "triangle", "heart", "cross", "ring")]
     classes = [(shape, count) for shape in shapes for count in range(1, len(NUMBERS) + 1)]
     names = [f"{NUMBERS[n - 1]} {SHAPES[s] if n == 1 else plural(SHAPES[s])}" for s, n in classes]
     attributes = tuple((s, ANY, ANY, n) for s, n in classes)
-    return World(tuple(names), attributes, quirk=1.0, seed=seed)
+    return World(tuple(names), attributes, quirk=1.0)
 
 
 @cache
-def worlds(seed: int = 0) -> dict[str, World]:
-    """All downstream worlds by name; another seed gives other images and quirks of the same classes."""
-    pairs = [(colour, surface) for colour in range(len(COLOUR_NAMES)) for surface in range(len(SURFACES))]
-    table = {
-        "shapes": _main_world(seed=seed),
-        "shapes_form": World(
-            SHAPES,
-            tuple((s, ANY, ANY, 1) for s in range(len(SHAPES))),
-            scene=_NARROW_GAP,
-            quirk=1.0,
-            per_class=(24, 12, 60),
-            seed=seed,
-        ),
-        "shapes_colour": World(
-            tuple(f"{name} shape" for name in COLOUR_NAMES),
-            tuple((ANY, c, ANY, 1) for c in range(len(COLOUR_NAMES))),
-            per_class=(24, 12, 60),
-            seed=seed,
-        ),
-        "shapes_surface": World(
-            tuple(f"{name} shape" for name in SURFACES),
-            tuple((ANY, ANY, p, 1) for p in range(len(SURFACES))),
-            per_class=(24, 16, 100),
-            seed=seed,
-        ),
-        "shapes_pair": World(
-            tuple(f"{COLOUR_NAMES[c]} {SURFACES[p]} shape" for c, p in pairs),
-            tuple((ANY, c, p, 1) for c, p in pairs),
-            seed=seed,
-        ),
-        "shapes_count": _count_world(seed),
+def worlds() -> dict[str, World]:
+    """All downstream worlds by name."""
+    shapes, colours, surfaces = range(len(SHAPES)), range(len(COLOUR_NAMES)), range(len(SURFACES))
+    form = World(SHAPES, tuple((s, ANY, ANY, 1) for s in shapes), scene=_NARROW_GAP, quirk=1.0)
+    colour = World(tuple(f"{c} shape" for c in COLOUR_NAMES), tuple((ANY, c, ANY, 1) for c in colours))
+    surface = World(tuple(f"{p} shape" for p in SURFACES), tuple((ANY, ANY, p, 1) for p in surfaces))
+    pairs = list(product(colours, surfaces))
+    names = tuple(f"{COLOUR_NAMES[c]} {SURFACES[p]} shape" for c, p in pairs)
+    return {
+        "shapes": _main_world(),
+        "shapes_form": replace(form, per_class=(24, 12, 60)),
+        "shapes_colour": replace(colour, per_class=(24, 12, 60)),
+        "shapes_surface": replace(surface, per_class=(24, 16, 100)),
+        "shapes_pair": World(names, tuple((ANY, c, p, 1) for c, p in pairs)),
+        "shapes_count": _count_world(),
+        **{f"shapes_{style}": _main_world(style) for style in STYLES[1:]},
     }
-    for style in STYLES[1:]:
-        table[f"shapes_{style}"] = _main_world(style, seed)
-    return table
 
 
 def world_spec(world: str) -> World:
-    """Look a world up by name.
-
-    Raises:
-        UserError: If there is no such world.
-    """
+    """Look a world up by name."""
     table = worlds()
     if world not in table:
         hint = did_you_mean(world, table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmadapt.config.paths import CONF_DIR, options
-from mmadapt.data.published.locate import Home, best_folder
-from mmadapt.data.published.split_json import read_split_file
+from mmadapt.data.published.locate import Home, best_folder, read_split_file
 from mmadapt.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set.
-
-    Attributes:
-        facts: The content of its YAML.
-        home: Where it is looked for.
-    """
+    """One data set: the content of its YAML, and where it is looked for."""
 
     facts: Mapping[str, Any]
     home: Home
@@ -31,7 +25,7 @@ class Entry:
     @property
     def name(self) -> str:
         """The name in ``data=name``."""
-        return str(self.facts["name"])
+        return self.home.name
 
     @property
     def source(self) -> Mapping[str, Any]:
@@ -46,16 +40,14 @@ class Entry:
 
     def images(self) -> Path | None:
         """Return the folder of images if there is one with the expected names."""
-        folders: list[Path] = [
-            home / images for home in self.home.existing() for images in self.facts["images"]
-        ]
+        names: Sequence[str] = self.facts["images"]
+        folders = [home / name for home in self.home.existing() for name in names]
         split = self.home.find_file(self.split_file) if self.split_file else None
         if split is not None:
-            paths = [path for part in read_split_file(split).parts for path, _ in part]
-            best, _ = best_folder(folders, paths)
-            return best
-        for folder in folders:
-            if folder.is_dir() and any(not self._lacks(base) for base in (folder, folder.parent)):
+            return best_folder(folders, read_split_file(split).paths())
+        besides = self._besides()
+        for folder in filter(Path.is_dir, folders):
+            if any(all((base / name).exists() for name in besides) for base in (folder, folder.parent)):
                 return folder
         return None
 
@@ -63,19 +55,18 @@ class Entry:
         """Return what the archives hold besides the folder of images and no candidate has."""
         return [name for name in self._besides() if self.home.find([name]) is None]
 
-    def _lacks(self, folder: Path) -> list[str]:
-        return [name for name in self._besides() if not (folder / name).exists()]
-
     def _besides(self) -> list[str]:
         taken = dict.fromkeys(self.source.get("take", {}).values())
         return [name for name in taken if name not in self.facts["images"]]
 
     def status(self) -> str:
         """Return ``found`` or what is missing, by a quick look; `mmadapt.data.tools.check` reads everything."""
-        images = self.images()
+        images = self.images() is not None
         if self.split_file and self.home.find_file(self.split_file) is None:
             return "no split file" if images else "not found"
-        return "found" if images else "no images" if self.home.existing() and self.split_file else "not found"
+        if images:
+            return "found"
+        return "no images" if self.split_file and self.home.existing() else "not found"
 
 
 def data_root(root: Path | None) -> Path:
@@ -95,11 +86,7 @@ def catalogue(root: Path | None = None) -> dict[str, Entry]:
 
 
 def select(entries: Mapping[str, Entry], name: str) -> Entry:
-    """Return one data set.
-
-    Raises:
-        UserError: If there is none of that name.
-    """
+    """Return one data set; refuse a name that none has."""
     if name not in entries:
         raise UserError(
             f"There is no published data set {name!r}{did_you_mean(name, entries)}. "
@@ -108,22 +95,14 @@ def select(entries: Mapping[str, Entry], name: str) -> Entry:
     return entries[name]
 
 
-_HEAD = ("data", "state", "classes", "train", "val", "test", "prepare", "licence", "where")
-
-
 def listing_table(entries: Iterable[Entry]) -> str:
     """Return one line per data set, columns aligned."""
-    rows = [_HEAD, *map(_row, entries)]
+    head = ("data", "state", "classes", "train", "val", "test", "prepare", "licence", "where")
+    rows = [head, *map(_row, entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if 2 <= i <= 5 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    lines.append("\nfound: by a quick look; python -m mmadapt.data check compares every file.")
-    return "\n".join(lines)
+    form = "  ".join(f"{{:{'>' if 2 <= i <= 5 else '<'}{width}}}" for i, width in enumerate(widths))
+    last = "\nfound: by a quick look; python -m mmadapt.data check compares every file."
+    return "\n".join([*(form.format(*row).rstrip() for row in rows), last])
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -133,16 +112,10 @@ def _row(entry: Entry) -> tuple[str, ...]:
         state, images = entry.status(), entry.images()
     except UserError:
         state, images = "split damaged", None
-    existing = entry.home.existing()
-    where = images or (existing[0] if existing and existing[0] != entry.home.root else None)
-    return (
-        entry.name,
-        state,
-        *numbers,
-        automated(entry),
-        entry.source.get("licence", "not stated"),
-        str(where) if where else f"{entry.home.root}/{entry.home.folders[0]} (expected)",
-    )
+    existing = [folder for folder in entry.home.existing()[:1] if folder != entry.home.root]
+    where = images or next(iter(existing), f"{entry.home.root}/{entry.home.folders[0]} (expected)")
+    licence = entry.source.get("licence", "not stated")
+    return (entry.name, state, *numbers, automated(entry), licence, str(where))
 
 
 def automated(entry: Entry) -> str:

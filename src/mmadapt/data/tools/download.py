@@ -1,15 +1,18 @@
-"""Downloads that can be resumed, are verified, and appear under their name only when they are whole."""
+"""Downloads that can be resumed and are verified; archives whose content never leaves its folder."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import http.client
-import shutil
+import tarfile
+import tempfile
 import urllib.error
 import urllib.request
-from pathlib import Path
-from typing import Any
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from mmadapt.errors import UserError
 from mmadapt.progress import ProgressBar
@@ -23,36 +26,27 @@ class DownloadError(UserError):
     """A file that could not be fetched whole and unchanged."""
 
 
-def download(url: str, target: Path, *, md5: str | None = None, sha256: str | None = None) -> Path:
+class ArchiveError(UserError):
+    """An archive that is damaged or unsafe."""
+
+
+def download(url: str, target: Path, md5: str | None = None) -> Path:
     """Fetch a file; a target that is already there and fits its checksum is kept.
 
-    Bytes are gathered in ``<target>.part``. A later call goes on where it stopped if the server still has the
-    same file, by its ETag or date.
-
-    Args:
-        url: Where from.
-        target: Where to.
-        md5: Expected MD5.
-        sha256: Expected SHA-256 or its first digits.
+    Bytes are gathered in ``<target>.part``. With a checksum to judge the whole by, a later call goes on where
+    this one broke off.
 
     Raises:
-        DownloadError: If the server fails, bytes are missing, or a checksum differs; nothing but the
-            resumable part is left then, and not even that where the checksum differs.
-        UserError: If the folder cannot be written.
+        DownloadError: If the server fails, bytes are missing, or the checksum differs; nothing but the part is
+            left then, and not even that where the checksum differs.
     """
-    if target.is_file() and not _mismatch(target, md5, sha256):
+    if target.is_file() and md5 in (None, _md5(target)):
         return target
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "ab"):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"{target.parent} cannot be written: {error.strerror}. Choose another folder with --root."
-        ) from error
-    try:
-        expected = _fetch(url, part)
+        part.touch()
+        expected = _fetch(url, part, resume=md5 is not None)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", "") or error
         raise DownloadError(
@@ -60,85 +54,113 @@ def download(url: str, target: Path, *, md5: str | None = None, sha256: str | No
             f"{part.stat().st_size:,} bytes."
         ) from error
     except OSError as error:
-        raise UserError(f"{part} cannot be written: {error.strerror}.") from error
+        raise UserError(
+            f"{target.parent} cannot be written: {error.strerror}. Choose another folder with --root."
+        ) from error
     size = part.stat().st_size
     if expected is not None and size < expected:
         raise DownloadError(
             f"{url} broke off after {size:,} of {expected:,} bytes. Run the command again to go on."
         )
-    wrong = _mismatch(part, md5, sha256)
-    if wrong or (expected is not None and size > expected):
+    if md5 not in (None, found := _md5(part)):
         part.unlink()
-        _stamp(part).unlink(missing_ok=True)
-        wrong = wrong or f"{size:,} instead of {expected:,} bytes"
         raise DownloadError(
-            f"{url} is not the published file ({wrong}) and was deleted. Try again later, or with --mirror."
+            f"{url} is not the published file (md5 {found} instead of {md5}) and was deleted. "
+            "Try again later, or with --mirror."
         )
-    part.replace(target)
-    _stamp(part).unlink(missing_ok=True)
-    return target
+    return part.replace(target)
 
 
-def _fetch(url: str, part: Path) -> int | None:
+def _fetch(url: str, part: Path, resume: bool) -> int | None:
     """Append what is missing to the part; return the size that the whole file has, if the server says so."""
-    start, stamp = part.stat().st_size, _stamp(part)
-    known = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
+    start = part.stat().st_size if resume else 0
     request = urllib.request.Request(url, headers={"User-Agent": _AGENT})
-    if start and known:
+    if start:
         request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", known)
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing is left to be sent
-            size = (error.headers.get("Content-Range") or "").rpartition("/")[2]
-            return int(size) if size.isdigit() else None
+            return None
         raise
     with response:
-        resumed = getattr(response, "status", 200) == 206
+        if getattr(response, "status", 200) != 206:
+            start = 0
         left = response.headers.get("Content-Length")
-        total = int(left) + (start if resumed else 0) if left else None
-        name = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        if name and not name.startswith("W/"):
-            stamp.write_text(name, encoding="utf-8")
-        else:
-            stamp.unlink(missing_ok=True)
-        _check_space(part, int(left or 0))
-        with open(part, "ab" if resumed else "wb") as stream:
-            _copy(response, stream, f"downloading {part.name.removesuffix('.part')} (MB)", total)
-    return total
-
-
-def _copy(response: Any, stream: Any, label: str, total: int | None) -> None:
-    bar = ProgressBar(label, (total or 0) // _CHUNK)
-    bar.done = stream.tell() // _CHUNK
-    try:
-        with contextlib.suppress(http.client.IncompleteRead):
+        total = start + int(left) if left else None
+        bar = ProgressBar(f"downloading {part.name.removesuffix('.part')} (MB)", (total or 0) // _CHUNK)
+        bar.done = start // _CHUNK
+        with (
+            contextlib.closing(bar),
+            contextlib.suppress(http.client.IncompleteRead),
+            open(part, "ab" if start else "wb") as stream,
+        ):
             while chunk := response.read(_CHUNK):
                 stream.write(chunk)
                 bar.advance()
-    finally:
-        bar.close()
+    return total
 
 
-def _check_space(part: Path, size: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if size > free:
-        raise UserError(
-            f"{part.parent} has {free:,} bytes free, the download needs {size:,}. "
-            "Choose another folder with --root."
+def _md5(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()
+
+
+@contextlib.contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Give a folder beside a zip or tar archive that holds its content as long as the block lasts.
+
+    The content of the file says what it is, not its name. Tar archives inside it are unpacked, too. Refused
+    are a damaged archive and one with a member that leads out of the folder, as a link may, or is no file.
+    """
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=f".{archive.name}.") as name:
+        folder = Path(name)
+        try:
+            _unpack(archive, folder)
+            for inner in sorted(folder.rglob("*.tar.gz")):  # Caltech's zip holds tar files
+                _unpack(inner, inner.parent)
+                inner.unlink()
+        except tarfile.FilterError as error:
+            raise _unsafe(archive, error.tarinfo.name, str(error)) from error
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise ArchiveError(
+                f"{archive} is damaged: {error}. Delete it and run the command again."
+            ) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{archive} cannot be unpacked into {archive.parent}: {reason}.") from error
+        yield folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    def checked(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        _check_name(archive, member.name)
+        return tarfile.data_filter(member, path)
+
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            for name in zipped.namelist():
+                _check_name(archive, name)
+            zipped.extractall(folder)  # verifies each member's CRC
+    elif tarfile.is_tarfile(archive):
+        if not hasattr(tarfile, "data_filter"):
+            raise UserError("Unpacking tar archives safely needs Python 3.11.4 or newer.")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter=checked)
+    else:
+        raise ArchiveError(
+            f"{archive} is neither a zip nor a tar archive, or it is damaged. Delete it and run the "
+            "command again."
         )
 
 
-def _mismatch(file: Path, md5: str | None, sha256: str | None) -> str:
-    for name, expected in (("md5", md5), ("sha256", sha256)):
-        if expected:
-            with open(file, "rb") as stream:
-                found = hashlib.file_digest(stream, name).hexdigest()
-            if not found.startswith(expected):
-                return f"{name} {found} instead of {expected}"
-    return ""
+def _check_name(archive: Path, name: str) -> None:
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if posix.is_absolute() or windows.drive or windows.root or ".." in (*posix.parts, *windows.parts):
+        raise _unsafe(archive, name, "leads out of the folder")
 
 
-def _stamp(part: Path) -> Path:
-    return part.with_name(f"{part.name}.tag")
+def _unsafe(archive: Path, name: str, why: str) -> ArchiveError:
+    return ArchiveError(
+        f"{archive} is unsafe and was not unpacked: its member {name!r} {why}. Delete the file."
+    )

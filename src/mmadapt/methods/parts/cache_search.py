@@ -9,20 +9,20 @@ Images that rounding could decide are given to the formula itself, so that no co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmadapt.methods.parts.alpha_intervals import Intervals, Leads, Stretch, best_stretch, count_on_grid
+from mmadapt.methods.parts.alpha_intervals import best_stretch, intervals
 
 _ANCHOR = 8
 """Steps of β after which exponentials are computed afresh."""
-_TILE = {"cpu": 2**18, "cuda": 2**25}
+_TILE = {"cpu": 2**19, "cuda": 2**25}
 """Affinities of a tile."""
 _CHUNK = 2**22
-"""Numbers held at once where pairs of image and β are evaluated by the formula."""
+"""Numbers held at once where images are evaluated by the formula."""
 
 
 class Best(NamedTuple):
@@ -91,22 +91,11 @@ def search_exact_alpha(
 
     The optimum is a stretch of α: of those with most images right, over all β, the widest is taken, and its
     midpoint. An image counts where it is right by more than rounding, so that no stretch is an artefact.
-
-    Args:
-        zero_shot: Scaled zero-shot logits L of the val images (V, C).
-        cosines: Their products with the cache keys (V, N).
-        cache_labels: Class of each key (N,), in any order.
-        labels: Class of each val image (V,).
-        alpha_max: Upper end of α > 0.
-        betas: Grid of β.
     """
-    sure, _ = _intervals(zero_shot, cosines, cache_labels, labels, alpha_max, betas)
-    best, at = Stretch(-1, 0.0, 0.0), betas[0]
-    for beta, low, high in zip(betas, sure.low, sure.high, strict=True):
-        found = best_stretch(Intervals(low, high), alpha_max)
-        if (found.held, found.high - found.low) > (best.held, best.high - best.low):
-            best, at = found, beta
-    return Best((best.low + best.high) / 2, at, best.held)
+    low, high = _intervals(zero_shot, cosines, cache_labels, labels, alpha_max, betas)[0]
+    found = [best_stretch(*ends, alpha_max) for ends in zip(low, high, strict=True)]
+    best = max(range(len(betas)), key=lambda row: found[row][:2])
+    return Best(found[best][2], betas[best], found[best][0])
 
 
 def correct_on_grid(
@@ -118,14 +107,12 @@ def correct_on_grid(
     betas: Sequence[float],
 ) -> Tensor:
     """Return how many images are right at each grid point, (len(betas), len(alphas)); see `search_alpha_beta`."""
-    classes, grid_of_beta = zero_shot.shape[1], cosines.new_tensor(betas)
+    ends = _intervals(zero_shot, cosines, cache_labels, labels, max(alphas), betas)
 
-    def votes(rows: Tensor, images: Tensor) -> Tensor:
-        return class_affinities(cosines[images], cache_labels, classes, grid_of_beta[rows, None])
+    def votes(row: int, images: Tensor) -> Tensor:
+        return class_affinities(cosines[images], cache_labels, zero_shot.shape[1], betas[row])
 
-    both = _intervals(zero_shot, cosines, cache_labels, labels, max(alphas), betas)
-    width = max(cosines.shape[1], classes)
-    return _count(zero_shot, labels, alphas, both, votes, width)
+    return _count(zero_shot, labels, alphas, ends, votes)
 
 
 def correct_for_votes(zero_shot: Tensor, votes: Tensor, labels: Tensor, alphas: Sequence[float]) -> Tensor:
@@ -137,42 +124,41 @@ def correct_for_votes(zero_shot: Tensor, votes: Tensor, labels: Tensor, alphas: 
         labels: Class of each image (V,).
         alphas: Rising grid of α ≥ 0.
     """
-    sure, possible = Leads(zero_shot, labels).meet(votes, max(alphas), 0.0)
-    both = tuple(Intervals(found.low[None], found.high[None]) for found in (sure, possible))
-    return _count(zero_shot, labels, alphas, both, lambda _, images: votes[images], votes.shape[1])[0]
+    ends = intervals(zero_shot.T, votes.T[None], labels, max(alphas), 0.0)
+    return _count(zero_shot, labels, alphas, ends, lambda _, images: votes[images])[0]
 
 
 def _count(
     zero_shot: Tensor,
     labels: Tensor,
     alphas: Sequence[float],
-    both: Sequence[Intervals],
-    votes: Callable[[Tensor, Tensor], Tensor],
-    width: int,
+    ends: Tensor,
+    votes: Callable[[int, Tensor], Tensor],
 ) -> Tensor:
-    """Count sure intervals (R, V) on the grid, and by the formula the pairs on which sure and possible differ.
+    """Count sure intervals on the grid, and by the formula the images of which sure and possible ones differ.
 
     Args:
         zero_shot: Logits L (V, C).
         labels: Classes (V,).
         alphas: Rising grid.
-        both: Intervals on which images are surely and possibly right.
-        votes: Given row and image of some pairs, their votes (P, C).
-        width: Numbers that a pair takes.
+        ends: The intervals (2, 2, R, V), see `intervals`.
+        votes: Given a row and some images, their votes (P, C).
     """
     grid = torch.tensor(alphas, dtype=torch.float64, device=zero_shot.device)
-    (first, stop), (first_possible, stop_possible) = (
-        Intervals(found.low.double(), found.high.double()).on_grid(grid) for found in both
-    )
-    unsure = (first != first_possible) | (stop != stop_possible)
-    correct = count_on_grid(first * ~unsure, stop * ~unsure, len(alphas))
-    pairs = unsure.nonzero()
-    for some in pairs.split(max(_CHUNK // width, 1)):
-        rows, images = some.unbind(dim=1)
-        logits, cache = zero_shot[images], votes(rows, images)
-        for i, alpha in enumerate(alphas):
-            right = (logits + alpha * cache).argmax(dim=1) == labels[images]
-            correct[:, i].index_add_(0, rows, right.long())
+    low, high = (each.contiguous() for each in ends.double().unbind(dim=1))
+    first, stop = torch.searchsorted(grid, low), torch.searchsorted(grid, high, right=True)
+    first, stop = (index * (first < stop) for index in (first, stop))
+    unsure = (first[0] != first[1]) | (stop[0] != stop[1])
+    counted = (~unsure).long()
+    edges = first.new_zeros(len(unsure), len(alphas) + 1)
+    edges.scatter_add_(1, first[0], counted).scatter_add_(1, stop[0], -counted)
+    correct = edges.cumsum(dim=1)[:, :-1]
+    steps = zero_shot.new_tensor(alphas)[:, None, None]
+    chunk = max(_CHUNK // (len(alphas) * zero_shot.shape[1]), 1)
+    for row in unsure.any(dim=1).nonzero().flatten().tolist():
+        for images in unsure[row].nonzero().flatten().split(chunk):
+            logits = zero_shot[images] + steps * votes(row, images)
+            correct[row] += (logits.argmax(dim=-1) == labels[images]).sum(dim=-1)
     return correct
 
 
@@ -183,60 +169,28 @@ def _intervals(
     labels: Tensor,
     alpha_max: float,
     betas: Sequence[float],
-) -> tuple[Intervals, Intervals]:
-    """Return for each β and image, (len(betas), V), where in α it is surely and where possibly right."""
-    by_shot, empty = _by_shot(cosines, cache_labels, zero_shot.shape[1])
-    tile = max(_TILE.get(cosines.device.type, _TILE["cuda"]) // max(by_shot[:, 0].numel(), 1), 1)
-    rounding = 4 * max(betas) + 6 * _ANCHOR + len(by_shot)  # of exponent, products and sum, in units of eps
-    error = rounding * torch.finfo(cosines.dtype).eps
-    ends = cosines.new_empty(4, len(betas), len(labels))
-    for start in range(0, len(labels), tile):
-        own = slice(start, start + tile)
-        leads = Leads(zero_shot[own], labels[own])
-        row = 0
-        for votes in _votes(by_shot[:, own].contiguous(), empty, betas):
-            sure, possible = leads.meet(votes, alpha_max, error)
-            ends[:, row : row + len(votes), own] = torch.stack([*sure, *possible])
-            row += len(votes)
-    return Intervals(ends[0], ends[1]), Intervals(ends[2], ends[3])
-
-
-def _votes(distances: Tensor, empty: Tensor | None, betas: Sequence[float]) -> Iterator[Tensor]:
-    """Yield the votes (b, v, C) of runs of consecutive β, by one exponential per run where β is evenly spaced.
-
-    Args:
-        distances: ``cosine − 1`` of each shot, image and class (K, v, C).
-        empty: Where a class has no such shot, (K, 1, C); None if all have as many.
-        betas: The grid.
-    """
+) -> Tensor:
+    """Return for each β and image, (2, 2, len(betas), V), where in α it is right, see `intervals`."""
+    (images, classes), keys = zero_shot.shape, len(cache_labels)
     step = betas[1] - betas[0] if len(betas) > 1 else 0.0
     even = all(abs(betas[0] + i * step - beta) < 1e-12 * max(1.0, abs(beta)) for i, beta in enumerate(betas))
-    factor = torch.exp(step * distances) if even else None
-    weights = torch.empty_like(distances)
-    for start in range(0, len(betas), _ANCHOR):
-        run = betas[start : start + _ANCHOR]
-        votes = distances.new_empty(len(run), *distances.shape[1:])
-        for i, beta in enumerate(run):
-            if factor is None or i == 0:
-                torch.mul(distances, beta, out=weights).exp_()
-                if empty is not None:
-                    weights.masked_fill_(empty, 0.0)
-            else:
-                weights.mul_(factor)
-            torch.sum(weights, dim=0, out=votes[i])
-        yield votes
-
-
-def _by_shot(cosines: Tensor, cache_labels: Tensor, classes: int) -> tuple[Tensor, Tensor | None]:
-    """Return ``cosine − 1`` as (K, V, C), shot by shot, and where a class has fewer than K shots."""
-    order = cache_labels.argsort(stable=True)
-    counts = torch.bincount(cache_labels, minlength=classes)
-    shots = int(counts.max()) if len(cache_labels) else 0
-    numbers = torch.arange(max(shots, 1), device=cosines.device)
-    starts = counts.cumsum(0) - counts
-    missing = numbers[:, None] >= counts
-    columns = (starts + numbers[:, None]).masked_fill(missing, 0)
-    if not shots:
-        return cosines.new_zeros(1, len(cosines), classes), missing[:, None]
-    gathered = cosines.T[order[columns]] - 1  # (K, C, V)
-    return gathered.transpose(1, 2).contiguous(), missing[:, None] if bool(missing.any()) else None
+    run = _ANCHOR if even else 1
+    shots = int(torch.bincount(cache_labels, minlength=1).max())
+    rounding = 4 * max(betas) + 6 * _ANCHOR + shots  # of exponent, products and sum, in units of eps
+    error = rounding * torch.finfo(cosines.dtype).eps
+    tile = max(_TILE.get(cosines.device.type, _TILE["cuda"]) // max(keys, classes), 1)
+    ends = cosines.new_empty(2, 2, len(betas), images)
+    for own in (slice(start, start + tile) for start in range(0, images, tile)):
+        distances = (cosines[own].T - 1).contiguous()
+        logits = zero_shot[own].T.contiguous()
+        factor, weights = torch.exp(step * distances), torch.empty_like(distances)
+        for start in range(0, len(betas), run):
+            rows = betas[start : start + run]
+            votes = distances.new_zeros(len(rows), classes, distances.shape[1])
+            torch.mul(distances, rows[0], out=weights).exp_()
+            for i in range(len(rows)):
+                if i:
+                    weights.mul_(factor)
+                votes[i].index_add_(0, cache_labels, weights)
+            ends[:, :, start : start + run, own] = intervals(logits, votes, labels[own], alpha_max, error)
+    return ends

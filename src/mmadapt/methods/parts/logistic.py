@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmadapt.methods.parts.lbfgs import Objective, minimise
+Objective = Callable[[Tensor], tuple[float, Tensor]]
+"""From x to the value and the gradient there, shaped like x."""
 
 _SMALL = 10**8
 """Multiply-adds of an evaluation below which a second thread costs more than it brings."""
@@ -82,11 +83,30 @@ class LogisticRegression:
         with _threads(z.device, z.numel() * classes), torch.autocast(z.device.type, enabled=False):
             for dtype, enough in (torch.float32, max(tolerance, _SINGLE)), (torch.float64, tolerance):
                 objective = objective_of(z.to(dtype), self.target.to(dtype), penalty.to(dtype))
-                found = minimise(objective, at.to(dtype), tolerance=enough, max_iterations=max_iterations)
-                at = found.x.double()
+                at = _minimum(objective, at.to(dtype), enough, max_iterations).double()
         self._fitted[inverse] = solution = at / scale
         weight = solution[:, :-1] @ self.axes
         return weight, solution[:, -1] - weight @ self.mean
+
+
+def _minimum(objective: Objective, start: Tensor, tolerance: float, max_iterations: int) -> Tensor:
+    """Descend until no entry of the gradient exceeds the tolerance."""
+    at = start.clone()
+    lbfgs = torch.optim.LBFGS(
+        [at],
+        max_iter=max_iterations,
+        tolerance_grad=tolerance,
+        tolerance_change=0,
+        history_size=6,
+        line_search_fn="strong_wolfe",
+    )
+
+    def evaluate() -> float:
+        value, at.grad = objective(at)
+        return value
+
+    lbfgs.step(evaluate)
+    return at
 
 
 def objective_of(z: Tensor, target: Tensor, penalty: Tensor) -> Objective:

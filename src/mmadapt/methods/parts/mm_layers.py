@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ Bottleneck = Literal["linear", "lowrank", "mlp"]
 Block = Literal["mha", "transformer"]
 BONUS = {"hard": 0.0, "soft": 1.0, "none": 0.0}
 """What each mask adds to the scores between modalities."""
+Attention = nn.MultiheadAttention | nn.TransformerEncoderLayer
+Maps = nn.Linear | nn.Sequential
 
 
-def down_layers(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> nn.Module:
+def down_layers(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> Maps:
     """Return the maps dim → width."""
     if bottleneck == "linear":
         return nn.Linear(dim, width)
@@ -26,7 +28,7 @@ def down_layers(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> nn.M
     return nn.Sequential(nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
 
 
-def up_layers(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> nn.Linear | nn.Sequential:
+def up_layers(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> Maps:
     """Return the maps width → dim."""
     if bottleneck == "linear":
         return nn.Linear(width, dim)
@@ -34,7 +36,7 @@ def up_layers(dim: int, width: int, rank: int, bottleneck: Bottleneck) -> nn.Lin
     return nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, dim))
 
 
-def ends(up: nn.Linear | nn.Sequential) -> tuple[nn.Linear | None, nn.Linear]:
+def ends(up: Maps) -> tuple[nn.Linear | None, nn.Linear]:
     """Return the map before the activation, if there is one, and the last map."""
     if isinstance(up, nn.Linear):
         return None, up
@@ -52,18 +54,14 @@ def tail(layer: nn.TransformerEncoderLayer, tokens: Tensor, read: Tensor) -> Ten
     return out
 
 
-def attention_layer(
-    block: Block, width: int, heads: int, dropout: float
-) -> nn.MultiheadAttention | nn.TransformerEncoderLayer:
+def attention_layer(block: Block, width: int, heads: int, dropout: float) -> Attention:
     """Return bare attention, or a post-norm transformer layer around it."""
     if block == "mha":
         return nn.MultiheadAttention(width, heads)
     return nn.TransformerEncoderLayer(width, heads, dropout=dropout)
 
 
-def parts_of(
-    attention: nn.MultiheadAttention | nn.TransformerEncoderLayer,
-) -> tuple[nn.MultiheadAttention, nn.TransformerEncoderLayer | None]:
+def parts_of(attention: Attention) -> tuple[nn.MultiheadAttention, nn.TransformerEncoderLayer | None]:
     """Return the attention, and the transformer layer around it if there is one."""
     if isinstance(attention, nn.MultiheadAttention):
         return attention, None
@@ -81,7 +79,7 @@ def text_hidden(
     low_texts: Tensor,
     attention: nn.MultiheadAttention,
     layer: nn.TransformerEncoderLayer | None,
-    up: nn.Linear | nn.Sequential,
+    up: Maps,
     mask: Mask,
     drop: float,
 ) -> tuple[Tensor, nn.Linear]:
@@ -123,27 +121,21 @@ def _read(
     return F.linear(read.flatten(-2), mix, bias)
 
 
-class Layers(Protocol):
-    """What holds the layers."""
-
-    down: nn.Module
-    attention: nn.MultiheadAttention | nn.TransformerEncoderLayer
-    up: nn.Linear | nn.Sequential
-
-
-def plain_updates(held: Layers, images: Tensor, texts: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+def plain_updates(
+    down: Maps, attention: Attention, up: Maps, images: Tensor, texts: Tensor, mask: Mask
+) -> tuple[Tensor, Tensor]:
     """Return the corrections of the images (B, D) and of the texts for each image (C, B, D): the slow oracle.
 
     Attention over C + 1 tokens for each of the unit image features (B, D) and all unit text features (C, D).
     """
     tokens = torch.cat([texts.unsqueeze(1).expand(-1, len(images), -1), images.unsqueeze(0)])
-    low, attention = held.down(tokens), held.attention
+    low = down(tokens)
     scores = score_mask(mask, len(texts), low)
     if isinstance(attention, nn.MultiheadAttention):
         read = attention(low, low, low, attn_mask=scores, need_weights=False)[0]
     else:
         read = attention(low, src_mask=scores)
-    update = held.up(read)
+    update = up(read)
     return update[-1], update[:-1]
 
 
@@ -152,6 +144,6 @@ def score_mask(mask: Mask, classes: int, like: Tensor) -> Tensor:
     is_image = torch.arange(classes + 1, device=like.device) == classes
     within = is_image[:, None] == is_image[None]
     added = like.new_zeros(classes + 1, classes + 1)
-    return (
-        added.masked_fill(within, -torch.inf) if mask == "hard" else added.masked_fill(~within, BONUS[mask])
-    )
+    if mask == "hard":
+        return added.masked_fill(within, -torch.inf)
+    return added.masked_fill(~within, BONUS[mask])
