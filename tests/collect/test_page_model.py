@@ -8,7 +8,7 @@ from tests.support.result_trees import score
 
 from mmadapt.collect import load_results
 from mmadapt.collect.page import figures, svg
-from mmadapt.collect.page.model import build, kind_of
+from mmadapt.collect.page.model import build
 from mmadapt.collect.page.page import render
 from mmadapt.collect.page.rows import adapt_seconds
 from mmadapt.collect.page.views import numbers
@@ -60,12 +60,9 @@ def test_targets_are_averaged_without_the_source(blocks):
 
 
 def test_no_average_over_targets_with_a_hole(tmp_path):
-    put(
-        tmp_path,
-        {"imagenet": score(0.7), "imagenet_v2": score(0.6), "imagenet_a": score(0.3)},
-        data="imagenet",
-    )
-    put(tmp_path, {"imagenet": score(0.7), "imagenet_v2": score(0.6)}, data="imagenet", method="maple")
+    shift = {"protocol": "domain_generalization", "data": "imagenet"}
+    put(tmp_path, {"imagenet": score(0.7), "imagenet_v2": score(0.6), "imagenet_a": score(0.3)}, **shift)
+    put(tmp_path, {"imagenet": score(0.7), "imagenet_v2": score(0.6)}, method="maple", **shift)
     (_, table), *_ = build(load_results(tmp_path))[0].accuracy
     assert ("coop", "Average") in table.cells
     assert ("maple", "Average") not in table.cells
@@ -74,7 +71,7 @@ def test_no_average_over_targets_with_a_hole(tmp_path):
 def test_unusual_sets_are_still_shown(tmp_path):
     put(tmp_path, {"test": score(0.5), "other": score(0.6)})
     found = load_results(tmp_path)
-    assert kind_of(found) == "shots"
+    assert build(found)[0].kind == "shots"
     assert "dtd, other" in render(found)
 
 

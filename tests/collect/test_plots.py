@@ -12,6 +12,8 @@ from mmadapt.results import write_json
 
 COST = {"trainable_params": 2048, "train_seconds": 10.0, "eval_seconds": 2.0}
 
+NO_CLASSES = {"classes": [], "correct": [], "total": []}
+
 
 def points(axes):
     return {
@@ -94,7 +96,7 @@ def test_panels_have_the_average_first(tmp_path):
 
 def details(path, count, confidence, accuracy, name="test"):
     bins = {"count": count, "confidence": confidence, "accuracy": accuracy}
-    write_json(path / "details.json", {"schema": 1, "sets": {name: {"reliability": bins}}})
+    write_json(path / "details.json", {"schema": 1, "sets": {name: {**NO_CLASSES, "reliability": bins}}})
 
 
 def test_reliability_is_pooled_over_seeds(tmp_path):
@@ -104,12 +106,12 @@ def test_reliability_is_pooled_over_seeds(tmp_path):
     details(add(tmp_path, seed=2), [30, 0, 10], [0.3, None, 0.8], [0.3, None, 1.0])
     add(tmp_path, seed=3)
     (found,) = read_reliability(load_results(tmp_path)).values()
-    bins = found["coop"]
+    bins = found["coop"].bins
     assert bins.count == (40, 0, 40)
-    assert bins.confidence == pytest.approx([0.275, math.nan, 0.875], nan_ok=True)
-    assert bins.accuracy == pytest.approx([0.25, math.nan, 0.85], nan_ok=True)
-    assert bins.ece == pytest.approx([(10 * 0.1 + 30 * 0.1) / 40, 10 * 0.2 / 40])
-    assert bins.seeds == 3
+    assert bins.confidence == pytest.approx([0.275, 0, 0.875])
+    assert bins.accuracy == pytest.approx([0.25, 0, 0.85])
+    assert found["coop"].ece == pytest.approx([(10 * 0.1 + 30 * 0.1) / 40, 10 * 0.2 / 40])
+    assert found["coop"].runs == 3
 
 
 def test_reliability_diagram_shows_the_bins(tmp_path):
@@ -129,7 +131,7 @@ def test_reliability_diagram_shows_the_bins(tmp_path):
     "content",
     [
         {"schema": 2},
-        {"schema": 1, "sets": {"test": {"reliability": {"count": [1]}}}},
+        {"schema": 1, "sets": {"test": {**NO_CLASSES, "reliability": {"count": [1]}}}},
         {"schema": 1, "sets": []},
     ],
 )

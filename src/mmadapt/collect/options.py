@@ -62,7 +62,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     options.relaxed = ()
     if options.experiment:
         recipe = read_recipe(options.experiment)
-        typed, options = options, _with_recipe(recipe, argv)
+        typed, options = options, parser.parse_args(argv, _of_recipe(recipe))
         names = ("methods", "data", "shots", "seeds", "set", "protocol", "clip")
         options.relaxed = tuple(name for name in names if getattr(options, name) and not getattr(typed, name))
         options.roots = [root / recipe.folder for root in typed.roots or [RESULTS]]
@@ -71,15 +71,11 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _with_recipe(recipe: Recipe, argv: Sequence[str] | None) -> argparse.Namespace:
-    import sys
-
-    quiet = _parser(exit_on_error=False)
+def _of_recipe(recipe: Recipe) -> argparse.Namespace:
     try:
-        quiet.parse_args(recipe.words)
+        return _parser(exit_on_error=False).parse_args(recipe.words)
     except argparse.ArgumentError as error:
         raise UserError(f"{recipe.path}: report: {error}.") from error
-    return _parser().parse_args([*recipe.words, *(sys.argv[1:] if argv is None else argv)])
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -115,7 +111,7 @@ def _parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("roots", nargs="*", type=Path, default=[], metavar="ROOT", help=f"default: {DEFAULT_ROOT}")
     show = parser.add_argument_group("what to show").add_argument
-    views = "; ".join(f"{name}: {meaning}" for name, meaning in VIEWS.items())
+    views = "; ".join(f"{name}: {view.meaning}" for name, view in VIEWS.items())
     show(
         "--experiment",
         metavar="NAME",

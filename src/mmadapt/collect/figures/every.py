@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
     from mmadapt.collect.results.load import Run
 
-_POINTS = {"base-new": draw_base_new, "cross-dataset": draw_targets, "shifts": draw_targets}
+_DRAW = {
+    "methods-by-shots": draw,
+    "cost": draw_cost,
+    "base-new": draw_base_new,
+    "cross-dataset": draw_targets,
+    "shifts": draw_targets,
+}
 
 
 def write_all(
@@ -51,26 +57,21 @@ def write_figures(
     tables: Iterable[Table], folder: Path, formats: Sequence[str] = ("png", "svg")
 ) -> list[Path]:
     """Write one figure per table, and one of panels for the data sets of a protocol; return the paths."""
-    tables = [table for table in tables if table.cells]
+    tables = [table for table in tables if any(column != "headline" for _, column in table.cells)]
     methods = sort_names({method for table in tables for method in table.methods}, METHOD_ORDER)
     paths: list[Path] = []
     panels: dict[tuple[str, str, str], list[Table]] = {}
     for table in tables:
-        stem = [table.protocol, table.clip]
-        at = f"{table.shots}shot"
+        place = str(table.data or next(iter(table.heads), ""))
+        name = [place, table.view, table.metric.name, f"{table.shots}shot"]
+        if table.view == "methods-by-shots":
+            panels.setdefault((table.protocol, table.clip, table.scored), []).append(table)
+            name = [place, table.scored, table.metric.name]
+        elif table.view == "cost":
+            name = [place, "cost", f"{table.shots}shot"]
         with styled():
-            if table.view == "methods-by-shots":
-                panels.setdefault((table.protocol, table.clip, table.scored), []).append(table)
-                name = [*stem, str(table.data), table.scored, table.metric.name]
-                paths += save(draw(table, methods), folder, "-".join(name), formats)
-            elif table.view == "cost":
-                if any(column != "headline" for _, column in table.cells):
-                    name = [*stem, str(table.data), "cost", at]
-                    paths += save(draw_cost(table, methods), folder, "-".join(name), formats)
-            elif draw_points := _POINTS.get(table.view):
-                place = table.data or next(iter(table.heads), "")
-                name = [*stem, str(place), table.view, table.metric.name, at]
-                paths += save(draw_points(table, methods), folder, "-".join(name), formats)
+            figure = _DRAW[table.view](table, methods)
+            paths += save(figure, folder, "-".join([table.protocol, table.clip, *name]), formats)
     for (protocol, clip, scored), members in panels.items():
         if len(members) > 1:
             with styled():

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from mmadapt.collect.figures.style import colour_of, details_of, marker_of, place_of, title
+from mmadapt.collect.figures.style import colour_of, details_of, legend, marker_of, place_of, title
 from mmadapt.collect.results.consistency import count_shots
 from mmadapt.collect.tables.table import AVERAGE, Cell
 
@@ -32,7 +32,7 @@ def draw_base_new(table: Table, methods: Sequence[str] = ()) -> Figure:
     axes.set_xlabel(f"Base classes: {table.metric.label.lower()} ({table.metric.unit})")
     axes.set_ylabel(f"New classes: {table.metric.label.lower()} ({table.metric.unit})")
     shots = count_shots(table.shots or 0)
-    _legend(figure, axes)
+    legend(figure, axes)
     title(figure, axes, f"{place_of(table)} · {shots}", details_of(table, _absent(len(pairs) - drawn)))
     return figure
 
@@ -94,7 +94,7 @@ def draw_cost(table: Table, methods: Sequence[str] = ()) -> Figure:
         axes.set_xlabel(f"{metric.label} ({metric.measure})")
         axes.set_ylabel(f"{table.metric.label} ({table.metric.measure})")
     first = figure.axes[0]
-    _legend(figure, first)
+    legend(figure, first)
     title(
         figure,
         first,
@@ -137,12 +137,6 @@ def _points(
     axes.grid(color="0.92", linewidth=0.8)
     axes.margins(0.15)
     return drawn
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    """Name the methods beside the axes: points lie too close together for names of their own."""
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
 
 
 def _curves_of_h(axes: Axes) -> None:

@@ -14,7 +14,7 @@ from mmadapt.collect.figures.style import (
     GREY,
     MARKERS,
     details_of,
-    label_ends,
+    legend,
     place_of,
     title,
 )
@@ -35,8 +35,8 @@ def draw(table: Table, methods: Sequence[str] = ()) -> Figure:
     """
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    ends, note = _draw_on(axes, table, methods or table.methods)
-    label_ends(axes, figure, ends)
+    note = _draw_on(axes, table, methods or table.methods)
+    legend(figure, axes)
     metric = table.metric
     axes.set_xlabel("Training images per class (shots)")
     axes.set_ylabel(f"{metric.label} ({metric.measure})")
@@ -58,7 +58,7 @@ def draw_panels(tables: Sequence[Table], methods: Sequence[str] = ()) -> Figure:
     handles: dict[str, Any] = {}
     for index, table in enumerate(tables):
         axes = figure.add_subplot(height, width, index + 1)
-        _, note = _draw_on(axes, table, methods or table.methods)
+        note = _draw_on(axes, table, methods or table.methods)
         heading = f"{place_of(table)}" + (f" ({note})" if note else "")
         axes.set_title(
             heading, loc="left", fontsize=8, fontweight="bold" if table.data == AVERAGE else "normal"
@@ -77,10 +77,8 @@ def draw_panels(tables: Sequence[Table], methods: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def _draw_on(
-    axes: Axes, table: Table, methods: Sequence[str]
-) -> tuple[dict[str, tuple[float, str, str]], str]:
-    """Draw a table; return the last point, colour and marker of each method, and what is missing."""
+def _draw_on(axes: Axes, table: Table, methods: Sequence[str]) -> str:
+    """Draw a table; return what is missing."""
     methods = [method for method in methods if method != BASELINE]
     flat = _constant(table)
     shots = [
@@ -89,24 +87,21 @@ def _draw_on(
         if k or not flat or any(m != BASELINE for m, at in table.cells if at == k)
     ]
     shots = shots or [0]
-    ends: dict[str, tuple[float, str, str]] = {}
     for method in table.methods:
         cells = {cell.shots: cell for (name, _), cell in table.cells.items() if name == method}
         cells = {k: cell for k, cell in cells.items() if math.isfinite(cell.mean)}
         if not cells:
             continue
-        last = cells[max(cells)].mean
         if method == BASELINE and flat:
+            last = cells[max(cells)].mean
             axes.axhline(last, color=GREY, linestyle=(0, (5, 3)), linewidth=1.2, label=method, zorder=1)
-            ends[method] = last, GREY, "_"
         else:
             index = methods.index(method) if method in methods else len(methods)
             colour = GREY if method == BASELINE else COLOURS[index % len(COLOURS)]
             _series(axes, method, shots, cells, colour, index)
-            ends[method] = last, colour, MARKERS[index % len(MARKERS)]
     _scale(axes, shots)
     axes.grid(axis="y", color="0.9", linewidth=0.8)
-    return ends, _missing(table, shots, flat)
+    return _missing(table, shots, flat)
 
 
 def _missing(table: Table, shots: Sequence[int], flat: bool) -> str:

@@ -13,7 +13,7 @@ from mmadapt.collect.tables.output import write_file
 from mmadapt.collect.tables.table import AVERAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
@@ -85,40 +85,7 @@ def details_of(table: Table, *extra: str) -> str:
     return " · ".join([table.clip, f"{table.protocol} v{table.version}", bars, *filter(None, extra)])
 
 
-def label_ends(axes: Axes, figure: Figure, ends: Mapping[str, tuple[float, str, str]]) -> None:
-    """Write each method's name right of its last point, moved apart where names would overlap."""
-    low, high = axes.get_ylim()
-    gap = 9.5 / 72 / (0.72 * figure.get_figheight()) * (high - low)
-    order = sorted(ends, key=lambda method: ends[method][0])
-    blocks: list[tuple[float, int]] = []
-    for index, method in enumerate(order):
-        centre, size = ends[method][0] - index * gap, 1
-        while blocks and blocks[-1][0] > centre:
-            above, count = blocks.pop()
-            centre, size = (above * count + centre * size) / (count + size), count + size
-        blocks.append((centre, size))
-    heights = [centre for centre, size in blocks for _ in range(size)]
-    for index, (method, height) in enumerate(zip(order, heights, strict=True)):
-        _, colour, marker = ends[method]
-        at = (1.0, height + index * gap)
-        axes.annotate(
-            method,
-            at,
-            xytext=(14, 0),
-            color=colour,
-            fontsize=8,
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            annotation_clip=False,
-        )
-        axes.plot(
-            1.025,
-            at[1],
-            marker=marker,
-            color=colour,
-            markersize=5,
-            clip_on=False,
-            transform=axes.get_yaxis_transform(),
-        )
-    axes.set_ylim(low, high)
+def legend(figure: Figure, axes: Axes) -> None:
+    """Name the methods beside the axes: what is drawn lies too close together for names of its own."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)

@@ -66,12 +66,14 @@ def base_new(table: Table, index: Mapping[str, int]) -> Markup | None:
     """Draw new against base accuracy over lines of equal H; None without a pair of finite values."""
     pairs = {}
     for method in table.methods:
-        base, new = table.cells.get((method, "base")), table.cells.get((method, "new"))
-        if base and new and math.isfinite(base.mean) and math.isfinite(new.mean):
-            pairs[method] = base, new
+        base, new, h = (table.cells.get((method, part)) for part in ("base", "new", "H"))
+        if base and new and h and math.isfinite(base.mean) and math.isfinite(new.mean):
+            pairs[method] = base, new, h
     if not pairs:
         return None
-    x, y = (padded((v for pair in pairs.values() for v in _spread(pair[side])), 0.12, 4.0) for side in (0, 1))
+    x, y = (
+        padded((v for cells in pairs.values() for v in _spread(cells[side])), 0.12, 4.0) for side in (0, 1)
+    )
     frame = Frame(f"New against base accuracy: {table.data}", x, y, (340, 304))
     frame.axes(ticks(*x), ticks(*y), ("base top1 (%)", "new top1 (%)"))
     for level, text in ticks(*_h_range(x, y), most=6):
@@ -80,8 +82,7 @@ def base_new(table: Table, index: Mapping[str, int]) -> Markup | None:
             frame.path(points, "iso")
             at = points[-1]  # the lower end: good methods are up and to the right
             frame.text(frame.x(at[0]), frame.y(at[1]) - 4, f"H {text}", "ax iso-t", "end")
-    for method, (base, new) in pairs.items():
-        h = table.cells[method, "H"]
+    for method, (base, new, h) in pairs.items():
         tip = f"{method}: base {_value(base, table)}, new {_value(new, table)}, H {_value(h, table)}"
         left, right = (frame.x(base.mean + sign * (base.std or 0)) for sign in (-1, 1))
         bar = f'<path class="eb" d="M{left:.1f} {frame.y(new.mean):.1f}H{right:.1f}"/>' if base.std else ""

@@ -17,19 +17,12 @@ from mmadapt.collect.page.svg import MARKERS
 from mmadapt.collect.page.views import block_view, numbers
 from mmadapt.collect.results import details as behind
 from mmadapt.collect.results.order import METHOD_ORDER, sort_names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mmadapt.collect.results.load import Failure, Run
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from mmadapt.collect.tables.output import write_file
 from mmadapt.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from mmadapt.collect.results.load import Failure, Run
 
@@ -46,7 +39,7 @@ def render(runs: Sequence[Run], failures: Sequence[Failure] = (), *, allow_mixed
     runs = [run for block in blocks for run in block.runs]
     methods = sort_names({run.key.method for run in runs}, METHOD_ORDER)
     index = numbers(methods)
-    details = {position: found for position, run in enumerate(runs) if (found := behind.read(run.path))}
+    details = {run.path: found for run in runs if (found := behind.read(run.path))}
     folder = files("mmadapt.collect.page") / "templates"
     text = {name: (folder / name).read_text(encoding="utf-8") for name in _FILES}
     script = text["report.js"].strip()
@@ -58,7 +51,6 @@ def render(runs: Sequence[Run], failures: Sequence[Failure] = (), *, allow_mixed
         lstrip_blocks=True,
     )
     tags = sorted({run.key.tag for run in runs})
-    positions = {id(run): position for position, run in enumerate(runs)}
     page = environment.get_template("report.html.j2").render(
         title=", ".join(tags),
         version=__version__,
@@ -70,14 +62,11 @@ def render(runs: Sequence[Run], failures: Sequence[Failure] = (), *, allow_mixed
         warnings=overview.warnings(runs, failures),
         glance=overview.glance(blocks, methods),
         index=index,
-        blocks=[block_view(block, blocks, index, details, positions) for block in blocks],
+        blocks=[block_view(block, blocks, index, details) for block in blocks],
         data=Markup(rows.to_json(runs, details)),
         count=len(runs),
     )
     return page + "\n"
-
-
-__all__ = ["render", "write_report"]
 
 
 def write_report(

@@ -12,6 +12,7 @@ from mmadapt.collect.tables.table import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from mmadapt.collect.results.details import SetDetails
     from mmadapt.collect.results.load import Run
@@ -26,12 +27,12 @@ def adapt_seconds(cost: Mapping[str, Any]) -> float | None:
     return sum(found) if cost else None
 
 
-def to_json(runs: Sequence[Run], details: Mapping[int, Mapping[str, SetDetails]]) -> str:
+def to_json(runs: Sequence[Run], details: Mapping[Path, Mapping[str, SetDetails]]) -> str:
     """Return runs and the parts of their configurations, each different part once.
 
     Args:
         runs: The runs.
-        details: Details by the position of the run, then by scored set.
+        details: Details by the folder of the run, then by scored set.
 
     Returns:
         JSON that may stand inside a ``script`` element: it contains neither ``<`` nor ``&``.
@@ -42,7 +43,7 @@ def to_json(runs: Sequence[Run], details: Mapping[int, Mapping[str, SetDetails]]
         return pool.setdefault(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False), len(pool))
 
     rows = []
-    for position, run in enumerate(runs):
+    for run in runs:
         result, origin = run.result, run.result.provenance
         name, value = result.headline()
         single = next(iter(result.scores.values())) if len(result.scores) == 1 else None
@@ -78,7 +79,7 @@ def to_json(runs: Sequence[Run], details: Mapping[int, Mapping[str, SetDetails]]
                 "config": {part: shared(content) for part, content in result.config.items()},
                 "classes": {
                     scored: [(name, round(share, 4)) for name, share in extremes(part.classes)]
-                    for scored, part in details.get(position, {}).items()
+                    for scored, part in details.get(run.path, {}).items()
                     if part.classes
                 },
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmadapt.collect.page import figures, overview, rows
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from mmadapt.collect.page.model import Block, Named
 
-Details = dict[int, dict[str, behind.SetDetails]]
-"""Details by the position of the run and by scored set."""
+Details = dict[Path, dict[str, behind.SetDetails]]
+"""Details by the folder of the run and by scored set."""
 
 
 def numbers(methods: Sequence[str]) -> dict[str, int]:
@@ -48,10 +49,9 @@ def block_view(
     blocks: Sequence[Block],
     index: Mapping[str, int],
     details: Details,
-    positions: Mapping[int, int],
 ) -> dict[str, Any]:
-    """Return everything the sections of a block show; ``positions`` finds the details of a run by its id."""
-    behind_sets = _by_set(block, details, positions)
+    """Return everything the sections of a block show."""
+    behind_sets = _by_set(block, details)
     return {
         "id": f"b{blocks.index(block)}",
         "title": overview.title(block, blocks),
@@ -64,13 +64,11 @@ def block_view(
         "tables": [(label, _table(table)) for label, table in block.accuracy],
         "calibration": [(label, _table(table)) for label, table in block.calibration],
         "reliability": [
-            (label, _diagrams(block, members, data, name, label, index))
-            for (label, data, name), members in behind_sets.items()
+            (label, _diagrams(members, label, index))
+            for label, members in behind_sets.items()
             if any(part.bins for part in members.values())
         ],
-        "classes": [
-            (label, found) for (label, _, _), members in behind_sets.items() if (found := _classes(members))
-        ],
+        "classes": [(label, found) for label, members in behind_sets.items() if (found := _classes(members))],
         "shots": count_shots(block.top_shots),
         "cost": _cost(block, index),
     }
@@ -92,10 +90,9 @@ def _figures(block: Block, index: Mapping[str, int]) -> list[tuple[str, Markup]]
 def _column(column: str | int, table: Table) -> str:
     if isinstance(column, int):
         return count_shots(column)
-    if table.scored.startswith(f"{column} (source)"):
-        return f"{column} (source)"
-    over = "targets" if "(source)" in table.scored else "data sets"
-    return f"Average, {len(table.data_sets)} {over}" if column == AVERAGE else column
+    over = "targets" if table.heads else "data sets"
+    average = f"Average, {len(table.data_sets)} {over}"
+    return average if column == AVERAGE else table.heads.get(column, column)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -118,47 +115,34 @@ def _table(table: Table) -> dict[str, Any]:
     }
 
 
-Sets = dict[tuple[str, str, str], dict[str, behind.SetDetails]]
-
-
-def _by_set(block: Block, details: Details, positions: Mapping[int, int]) -> Sets:
-    """Return pooled details by method at the largest number of shots, by label, data set and scored set."""
+def _by_set(block: Block, details: Details) -> dict[str, dict[str, behind.SetDetails]]:
+    """Return pooled details by method at the largest number of shots, by the name of what was scored."""
     members: dict[tuple[str, str], list[tuple[str, behind.SetDetails]]] = defaultdict(list)
     for run in block.runs:
         if run.key.shots == block.shots_of(run.key.method):
-            for name, part in details.get(positions[id(run)], {}).items():
+            for name, part in details.get(run.path, {}).items():
                 members[run.key.data, name].append((run.key.method, part))
     order = {data: place for place, data in enumerate(sort_data({data for data, _ in members}))}
-    found: Sets = {}
+    found = {}
     for data, name in sorted(members, key=lambda key: order[key[0]]):
         label = name if name == data else f"{data}: {name}" if name != "test" else data
         pooled = behind.by_method(members[data, name])
-        found[label, data, name] = {m: pooled[m] for m in sort_names(pooled, METHOD_ORDER)}
+        found[label] = {m: pooled[m] for m in sort_names(pooled, METHOD_ORDER)}
     return found
 
 
 def _diagrams(
-    block: Block,
-    members: Mapping[str, behind.SetDetails],
-    data: str,
-    name: str,
-    label: str,
-    index: Mapping[str, int],
+    members: Mapping[str, behind.SetDetails], label: str, index: Mapping[str, int]
 ) -> list[tuple[str, str, Markup]]:
-    found = []
-    for method, part in members.items():
-        if part.bins:
-            eces = [
-                run.result.scores[name].ece
-                for run in block.runs
-                if run.key.method == method
-                and run.key.data == data
-                and name in run.result.scores
-                and run.key.shots == block.shots_of(method)
-            ]
-            ece = f"ECE {100 * sum(eces) / len(eces):.2f} %" if eces else ""
-            found.append((method, ece, figures.reliability(part.bins, method, index, label)))
-    return found
+    return [
+        (
+            method,
+            f"ECE {100 * sum(part.ece) / len(part.ece):.2f} %",
+            figures.reliability(part.bins, method, index, label),
+        )
+        for method, part in members.items()
+        if part.bins
+    ]
 
 
 def _classes(members: Mapping[str, behind.SetDetails]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 Axes = tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], tuple[int, ...]]
-"""Methods, data sets, shots and seeds: a box of runs."""
+"""Data sets, methods, shots and seeds: a box of runs."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def commands(
     for key in missing:
         clip, clip_words = spellings.get(("clip", key.clip), (key.clip, ()))
         data, data_words = spellings.get(("data", key.data), (key.data, ()))
-        box = ((key.method,), (data,), (key.shots,), (key.seed,))
+        box = ((data,), (key.method,), (key.shots,), (key.seed,))
         where = (f"tag={key.tag}", f"protocol={key.protocol}", f"clip={clip}", *clip_words, *data_words)
         boxes[where].append(box)
     return [_command(where, box) for where, found in boxes.items() for box in _merge(found)]
@@ -141,7 +141,7 @@ def _tags(keys: Sequence[RunKey]) -> dict[tuple[str, ...], str]:
 
 def _merge(boxes: list[Axes]) -> list[Axes]:
     """Unite boxes that are equal in all axes but one: seeds first, then shots, data sets and methods."""
-    for axis in (3, 2, 1, 0):
+    for axis in (3, 2, 0, 1):
         united: dict[tuple[object, ...], list[Axes]] = defaultdict(list)
         for box in boxes:
             united[box[:axis] + box[axis + 1 :]].append(box)
@@ -153,10 +153,7 @@ def _merge(boxes: list[Axes]) -> list[Axes]:
 
 
 def _command(where: tuple[str, ...], box: Axes) -> str:
-    words = list(where)
-    for name, values in zip(
-        ("data", "method", "shots", "seed"), (box[1], box[0], box[2], box[3]), strict=True
-    ):
-        words.append(f"{name}={','.join(map(str, values))}")
+    names = ("data", "method", "shots", "seed")
+    words = [f"{name}={','.join(map(str, values))}" for name, values in zip(names, box, strict=True)]
     sweep = ["-m"] if any(len(values) > 1 for values in box) else []
-    return shlex.join(["python", "-m", "mmadapt", *sweep, *words])
+    return shlex.join(["python", "-m", "mmadapt", *sweep, *where, *words])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mmadapt.collect.results.load import Run
 
 Cell = tuple[str, str, str, str, int]
+Mixed = dict[Cell, str]
+"""What differs in cells of mixed configurations."""
 
 
 def group_cells(runs: Iterable[Run]) -> dict[Cell, list[Run]]:
@@ -44,13 +46,13 @@ def group_cells(runs: Iterable[Run]) -> dict[Cell, list[Run]]:
     return dict(cells)
 
 
-def find_mixed(cells: Mapping[Cell, list[Run]], *, allow: bool = False) -> dict[Cell, str]:
+def find_mixed(cells: Mapping[Cell, list[Run]], *, allow: bool = False) -> Mixed:
     """Return, for each cell whose runs differ in more than the seed, the keys that differ.
 
     Raises:
         UserError: If there is such a cell and ``allow`` is False.
     """
-    mixed: dict[Cell, str] = {}
+    mixed: Mixed = {}
     paths: dict[Cell, str] = {}
     for cell, members in cells.items():
         reference = comparable(members[0].result.config)

@@ -1,54 +1,20 @@
-"""Reading of ``details.json``, which lies beside a result."""
+"""Reading of ``details.json``, which lies beside a result: counts by class, and reliability bins."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mmadapt.errors import UserError
 from mmadapt.results import DETAILS_FILE, DETAILS_SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
     from mmadapt.collect.results.load import Run
-
-T = TypeVar("T")
-
-
-def read_details(folder: Path, parse: Callable[[dict[str, Any]], T]) -> dict[str, T]:
-    """Return what is made of each scored set of a run; empty if the run has no details.
-
-    Raises:
-        UserError: If the file is there but is none of this layout.
-    """
-    path = folder / DETAILS_FILE
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["schema"] != DETAILS_SCHEMA:
-            raise ValueError(f"schema {raw['schema']!r} instead of {DETAILS_SCHEMA}")
-        return {str(name): parse(part) for name, part in raw["sets"].items()}
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} holds no details of a run ({error}). Delete it, or run the job again."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -59,6 +25,14 @@ class Bins:
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
 
+    @property
+    def ece(self) -> float:
+        """The expected calibration error, in [0, 1]."""
+        gaps = zip(self.count, self.confidence, self.accuracy, strict=True)
+        return sum(n * abs(confidence - accuracy) for n, confidence, accuracy in gaps) / max(
+            1, sum(self.count)
+        )
+
 
 @dataclass(frozen=True)
 class SetDetails:
@@ -67,10 +41,14 @@ class SetDetails:
     Attributes:
         classes: Number of right and of all images by class; classes without images are left out.
         bins: Reliability bins, or None.
+        ece: Expected calibration error of each run that has bins, in [0, 1].
+        runs: Number of runs that were pooled, with or without bins.
     """
 
     classes: dict[str, tuple[int, int]]
     bins: Bins | None
+    ece: tuple[float, ...] = ()
+    runs: int = 1
 
 
 def read(folder: Path) -> dict[str, SetDetails]:
@@ -79,7 +57,32 @@ def read(folder: Path) -> dict[str, SetDetails]:
     Raises:
         UserError: If the file is there but is none of this layout.
     """
-    return read_details(folder, _parse)
+    path = folder / DETAILS_FILE
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["schema"] != DETAILS_SCHEMA:
+            raise ValueError(f"schema {raw['schema']!r} instead of {DETAILS_SCHEMA}")
+        return {str(name): _parse(part) for name, part in raw["sets"].items()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds no details of a run ({error}). Delete it, or run the job again."
+        ) from error
+
+
+def _parse(raw: Mapping[str, Any]) -> SetDetails:
+    counts = zip(raw["classes"], raw["correct"], raw["total"], strict=True)
+    classes = {str(name): (int(correct), int(total)) for name, correct, total in counts if total}
+    found = raw.get("reliability")
+    if not found:
+        return SetDetails(classes, None)
+    rows = list(zip(found["count"], found["confidence"], found["accuracy"], strict=True))
+    means = [tuple(float(row[part] or 0.0) if row[0] else 0.0 for row in rows) for part in (1, 2)]
+    bins = Bins(tuple(int(row[0]) for row in rows), means[0], means[1])
+    return SetDetails(classes, bins, (bins.ece,))
 
 
 def pool(parts: Sequence[SetDetails]) -> SetDetails:
@@ -91,7 +94,7 @@ def pool(parts: Sequence[SetDetails]) -> SetDetails:
             classes[name] = before[0] + correct, before[1] + total
     bins = [part.bins for part in parts if part.bins]
     if not bins or len({len(one.count) for one in bins}) > 1:
-        return SetDetails(classes, None)
+        return SetDetails(classes, None, runs=len(parts))
     count = tuple(sum(column) for column in zip(*(one.count for one in bins), strict=True))
     means = [
         tuple(
@@ -100,7 +103,8 @@ def pool(parts: Sequence[SetDetails]) -> SetDetails:
         )
         for name in ("confidence", "accuracy")
     ]
-    return SetDetails(classes, Bins(count, means[0], means[1]))
+    ece = tuple(error for part in parts for error in part.ece)
+    return SetDetails(classes, Bins(count, means[0], means[1]), ece, len(parts))
 
 
 def extremes(
@@ -121,83 +125,22 @@ def by_method(members: Iterable[tuple[str, SetDetails]]) -> dict[str, SetDetails
     return {method: pool(parts) for method, parts in groups.items()}
 
 
-def _parse(raw: Mapping[str, Any]) -> SetDetails:
-    counts = zip(raw["classes"], raw["correct"], raw["total"], strict=True)
-    classes = {str(name): (int(correct), int(total)) for name, correct, total in counts if total}
-    found = raw.get("reliability")
-    if not found:
-        return SetDetails(classes, None)
-    count, confidence, accuracy = (tuple(found[name]) for name in ("count", "confidence", "accuracy"))
-    if not len(count) == len(confidence) == len(accuracy):
-        raise ValueError("reliability bins of different lengths")
-    bins = Bins(tuple(map(int, count)), tuple(map(float, confidence)), tuple(map(float, accuracy)))
-    return SetDetails(classes, bins)
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Bins of equal width in confidence, pooled over seeds.
-
-    Attributes:
-        count: Images per bin.
-        confidence: Mean confidence per bin, in [0, 1]; NaN without images.
-        accuracy: Share of right answers per bin; NaN without images.
-        ece: Expected calibration error by seed, in [0, 1].
-        seeds: Number of runs of the cell, with or without details.
-    """
-
-    count: tuple[int, ...]
-    confidence: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    ece: tuple[float, ...]
-    seeds: int
-
-
-def read_reliability(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], dict[str, Reliability]]:
-    """Return the reliability by method, for each protocol, backbone, data set and scored set.
+def read_reliability(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], dict[str, SetDetails]]:
+    """Return the pooled bins by method, for each protocol, backbone, data set and scored set that has some.
 
     The runs of a method are pooled, so they should have the same shots.
-
-    Runs without ``details.json`` are left out; `Reliability.ece` has fewer values than ``seeds`` then.
 
     Raises:
         UserError: If a file is not valid.
     """
-    seen: dict[tuple[str, str, str, str], dict[str, list[Any]]] = {}
+    seen: dict[tuple[str, str, str, str], list[tuple[str, SetDetails]]] = defaultdict(list)
     for run in runs:
-        details = read_details(run.path, _bins)
+        found = read(run.path)
         for name in run.result.scores:
-            bins = details.get(name)
-            key = run.key.protocol, run.key.clip, run.key.data, name
-            seen.setdefault(key, {}).setdefault(run.key.method, []).append(bins)
-    found: dict[tuple[str, str, str, str], dict[str, Reliability]] = {}
-    for key, methods in seen.items():
-        pooled = {method: _pool(bins) for method, bins in methods.items() if any(bins)}
-        if pooled:
-            found[key] = pooled
-    return found
-
-
-def _bins(part: dict[str, Any]) -> list[tuple[int, float, float]] | None:
-    if (raw := part.get("reliability")) is None:
-        return None
-    rows = zip(raw["count"], raw["confidence"], raw["accuracy"], strict=True)
-    return [(int(n), float(c or 0.0), float(a or 0.0)) if n else (0, 0.0, 0.0) for n, c, a in rows]
-
-
-def _pool(runs: list[list[tuple[int, float, float]] | None]) -> Reliability:
-    present = [bins for bins in runs if bins]
-    if len({len(bins) for bins in present}) > 1:
-        raise UserError(
-            f"{DETAILS_FILE} of one cell have different numbers of bins. Run the older jobs again."
-        )
-    count, confidence, accuracy = [], [], []
-    for column in zip(*present, strict=True):
-        n = sum(part[0] for part in column)
-        count.append(n)
-        confidence.append(sum(part[0] * part[1] for part in column) / n if n else math.nan)
-        accuracy.append(sum(part[0] * part[2] for part in column) / n if n else math.nan)
-    ece = tuple(
-        sum(n * abs(c - a) for n, c, a in bins) / max(1, sum(n for n, _, _ in bins)) for bins in present
-    )
-    return Reliability(tuple(count), tuple(confidence), tuple(accuracy), ece, len(runs))
+            place = run.key.protocol, run.key.clip, run.key.data, name
+            seen[place].append((run.key.method, found.get(name, SetDetails({}, None))))
+    diagrams = {}
+    for place, members in seen.items():
+        if pooled := {method: part for method, part in by_method(members).items() if part.bins}:
+            diagrams[place] = pooled
+    return diagrams

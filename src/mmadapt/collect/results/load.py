@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmadapt.errors import UserError, did_you_mean
-from mmadapt.results import FAILURE_FILE, RESULT_FILE, Result, RunKey
+from mmadapt.results import FAILURE_FILE, RESULT_FILE, Result, RunKey, Score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,9 @@ _RUN_FOLDER = re.compile(
     r"(?P<tag>[^/]+)/(?P<protocol>[^/]+)/(?P<clip>[^/]+)/(?P<data>[^/]+)/(?P<method>[^/]+)"
     r"/(?P<shots>\d+)shots?/seed(?P<seed>\d+)$"
 )
+_TYPES: dict[str, Any] = {"str": str, "Classifier": str, "int": int, "float": (int, float)}
+_KEY = {field.name: _TYPES[str(field.type)] for field in fields(RunKey)}
+_SCORE = {field.name: _TYPES[str(field.type)] for field in fields(Score)}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def label_by_tag(run: Run) -> Run:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that left ``failed.json``; ``key`` is None if neither file nor folder tells which run it was."""
+    """A run that left ``failed.json``; ``key`` is None if its folder does not tell which run it was."""
 
     path: Path
     key: RunKey | None
@@ -155,32 +158,27 @@ def _unreadable(error: OSError) -> None:
 
 
 def _read(folder: Path) -> Result | None:
-    path = folder / RESULT_FILE
     result = Result.read(folder)
-    if result:
-        key = result.key
-        words = [text for score in result.scores.values() for text in (score.data, score.classifier)]
-        names = (key.tag, key.protocol, key.clip, key.data, key.method, *words)
-        numbers = [
-            value
-            for score in result.scores.values()
-            for name, value in vars(score).items()
-            if name not in ("data", "classifier")
-        ]
-        if not (
-            all(isinstance(name, str) for name in names)
-            and all(isinstance(number, int) for number in (key.shots, key.seed, result.protocol))
-            and all(isinstance(number, int | float) for number in numbers)
-            and all(
-                isinstance(part, dict)
-                for part in (result.config, result.selection, result.provenance, result.cost)
-            )
-            and all(isinstance(number, int | float) for number in result.cost.values())
-        ):
-            raise UserError(
-                f"{path} is not a result file of mmadapt: a value has the wrong type. Run the job again."
-            )
+    if result and not _fits(result):
+        raise UserError(
+            f"{folder / RESULT_FILE} is not a result file of mmadapt: a value has the wrong type. "
+            "Run the job again."
+        )
     return result
+
+
+def _fits(result: Result) -> bool:
+    """Return whether the values have the types that their fields announce."""
+    parts = [(result.key, _KEY), *((score, _SCORE) for score in result.scores.values())]
+    return (
+        all(isinstance(getattr(part, name), kind) for part, kinds in parts for name, kind in kinds.items())
+        and isinstance(result.protocol, int)
+        and all(
+            isinstance(part, dict)
+            for part in (result.config, result.selection, result.provenance, result.cost)
+        )
+        and all(isinstance(number, int | float) for number in result.cost.values())
+    )
 
 
 def _read_failure(folder: Path) -> Failure:
@@ -189,20 +187,16 @@ def _read_failure(folder: Path) -> Failure:
     except (OSError, ValueError) as error:
         raw = {"error": f"{FAILURE_FILE} cannot be read ({error})"}
     raw = raw if isinstance(raw, dict) else {}
-    lines = str(raw.get("error") or "").strip().splitlines()
-    lines = lines[:1] or str(raw.get("traceback") or "").strip().splitlines()[-1:]
-    return Failure(folder, _failed_key(folder, raw), lines[0].strip() if lines else "no error recorded")
+    text = str(raw.get("error") or "").strip() or "no error recorded"
+    return Failure(folder, _failed_key(folder, raw), text.splitlines()[0].strip())
 
 
 def _failed_key(folder: Path, raw: dict[str, Any]) -> RunKey | None:
-    fields: Any = raw.get("key")
-    if not isinstance(fields, dict):
-        match = _RUN_FOLDER.search(folder.resolve().as_posix())
-        fields = match.groupdict() if match else {}
-        config = raw.get("config")
-        if fields and isinstance(config, dict) and isinstance(config.get("tag"), str):
-            fields["tag"] = config["tag"]  # a tag may be several folders deep
-    try:
-        return RunKey(**{**fields, "shots": int(fields["shots"]), "seed": int(fields["seed"])})
-    except (KeyError, TypeError, ValueError):
+    match = _RUN_FOLDER.search(folder.resolve().as_posix())
+    if not match:
         return None
+    fields: dict[str, Any] = match.groupdict()
+    config = raw.get("config")
+    if isinstance(config, dict) and isinstance(config.get("tag"), str):
+        fields["tag"] = config["tag"]  # a tag may be several folders deep
+    return RunKey(**{**fields, "shots": int(fields["shots"]), "seed": int(fields["seed"])})

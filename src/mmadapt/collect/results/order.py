@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 DATA_ORDER = (
     "imagenet", "caltech101", "oxfordpets", "stanfordcars", "flowers102", "oxfordflowers", "food101",

@@ -30,16 +30,8 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as far as its table needs it.
+    """A recipe as far as its table needs it: the folder of its results, and the options of its report as typed."""
 
-    Attributes:
-        name: Name of the YAML.
-        path: Where it lies.
-        folder: The folder of its results below the results' root.
-        words: The options of its report, as typed on a command line.
-    """
-
-    name: str
     path: Path
     folder: str
     words: tuple[str, ...]
@@ -68,7 +60,7 @@ def read_recipe(name: str, folder: Path | None = None) -> Recipe:
         raise UserError(f"{path} has no tag to find its results by. Add a line such as tag: {name}.")
     if not isinstance(report, dict):
         raise UserError(f"{path}: report is {report!r}, not options such as {{view: base-new, shots: [16]}}.")
-    return Recipe(name, path, _place(tag), tuple(_words(report, path)))
+    return Recipe(path, _place(tag), tuple(_words(report, path)))
 
 
 def _place(tag: str) -> str:

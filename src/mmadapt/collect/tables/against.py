@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmadapt.collect.tables.notes import marks_of
-from mmadapt.collect.tables.published import LEGEND, UNVERIFIED, Row, grouped, names_of, ordered
+from mmadapt.collect.tables.published import LEGEND, UNVERIFIED, Row, grouped, names_of
 from mmadapt.collect.tables.render import display, label_of, selection, spread
 from mmadapt.collect.tables.table import AVERAGE, Cell, Entry, Grid, Table
 
@@ -46,67 +46,58 @@ def against(tables: Iterable[Table], rows: Iterable[Row]) -> list[Grid]:
             match a method of ours that uses none. An average matches only if ours is over the papers' data sets,
             base and new only if they are halves of the classes.
     """
-    tables = list(tables)
-    ours = _index(tables)
-    groups = grouped(rows)
-    grids = []
-    for protocol, clip in dict.fromkeys((table.protocol, table.clip) for table in tables):
-        members = groups.get((protocol, clip), [])
-        most = max(
-            (table.n for table in tables if (table.protocol, table.clip) == (protocol, clip)), default=0
-        )
-        lines, records, left_out = [], [], 0
-        for row in ordered(members):
-            found = ours.get(_place(row), []) if row.comparable else []
-            left_out += not found and not row.computed
-            for method, cell, table in found:
-                difference = cell.mean - row.accuracy
-                text = f"{difference:+.2f}".replace("-", "−")
-                lines.append(
-                    [
-                        Entry(method),
-                        *map(Entry, (*names_of(row)[1:], row.source)),
-                        Entry(display(cell, table.metric, most), marks_of(cell)),
-                        Entry(f"{row.accuracy:.2f}", "" if row.verified else UNVERIFIED),
-                        Entry(text),
-                    ]
-                )
-                records.append(_record(method, row, cell, difference))
-        shown = [table for table in tables if (table.protocol, table.clip) == (protocol, clip)]
-        notes = [LEGEND] if any(entry.marks == UNVERIFIED for line in lines for entry in line) else []
-        notes += dict.fromkeys(
-            note for table in shown for note in table.notes if note.startswith(("*", "‡", "§"))
-        )
-        notes.append(f"{left_out} published {'row' if left_out == 1 else 'rows'} without a run of ours.")
-        caption = (
-            f"Top-1 accuracy (%) beside published numbers, difference ours − published in percentage points; "
-            f"protocol: {protocol}, version {shown[0].version}; CLIP: {clip}; ours: "
-            f"{spread(max(shown, key=lambda table: table.n))}; {selection(shown)}."
-        )
-        header = ["method", "data", "shots", "set", "source", "ours (%)", "published (%)", "difference"]
-        grids.append(Grid(caption, header, lines, label_of(("against", protocol, clip)), notes, 5, records))
-    return grids
-
-
-_Place = tuple[str, str, str, str, int, str]
-
-
-def _place(row: Row) -> _Place:
-    return row.protocol, row.clip, row.method, row.data, row.shots, row.scored
-
-
-def _index(tables: Iterable[Table]) -> dict[_Place, list[tuple[str, Cell, Table]]]:
-    found: dict[_Place, dict[str, tuple[str, Cell, Table]]] = {}
+    groups: dict[tuple[str, str], list[Table]] = {}
     for table in tables:
-        free = set(table.rules.get("none", ()))
+        groups.setdefault((table.protocol, table.clip), []).append(table)
+    theirs = grouped(rows)
+    return [_grid(shown, theirs.get(group, [])) for group, shown in groups.items()]
+
+
+def _grid(tables: list[Table], rows: list[Row]) -> Grid:
+    first, ours = tables[0], _index(tables)
+    widest = max(tables, key=lambda table: table.n)
+    lines, records, left_out = [], [], 0
+    for row in rows:
+        found = ours.get((row.method, row.data, row.shots, row.scored), []) if row.comparable else []
+        left_out += not found and not row.computed
+        for method, cell in found:
+            difference = cell.mean - row.accuracy
+            lines.append(
+                [
+                    *map(Entry, (method, *names_of(row))),
+                    Entry(display(cell, first.metric, widest.n), marks_of(cell)),
+                    Entry(f"{row.accuracy:.2f}", row.marks),
+                    Entry(f"{difference:+.2f}".replace("-", "−")),
+                ]
+            )
+            records.append(_record(method, row, cell, difference))
+    notes = [LEGEND] if any(entry.marks == UNVERIFIED for line in lines for entry in line) else []
+    notes += dict.fromkeys(
+        note for table in tables for note in table.notes if note.startswith(("*", "‡", "§"))
+    )
+    notes.append(f"{left_out} published {'row' if left_out == 1 else 'rows'} without a run of ours.")
+    caption = (
+        f"Top-1 accuracy (%) beside published numbers, difference ours − published in percentage points; "
+        f"protocol: {first.protocol}, version {first.version}; CLIP: {first.clip}; ours: {spread(widest)}; "
+        f"{selection(tables)}."
+    )
+    header = ["method", "data", "shots", "set", "source", "ours (%)", "published (%)", "difference"]
+    label = label_of(("against", first.protocol, first.clip))
+    return Grid(caption, header, lines, label, notes, 5, records)
+
+
+def _index(tables: Iterable[Table]) -> dict[tuple[str, str, int, str], list[tuple[str, Cell]]]:
+    """Return our cells by method, data set, shots and scored set; variants of a method are told apart by tag."""
+    found: dict[tuple[str, str, int, str], dict[str, Cell]] = {}
+    for table in tables:
         for (method, _), cell in table.cells.items():
             if cell.data == AVERAGE and frozenset(table.data_sets) != COVERED.get(table.protocol):
                 continue
-            for shots in (cell.shots, 0) if method in free else (cell.shots,):
-                name = method.split(" [")[0]  # a variant that is told apart by its tag
-                place = table.protocol, table.clip, name, cell.data, shots, cell.scored
-                found.setdefault(place, {}).setdefault(method, (method, cell, table))
-    return {place: list(cells.values()) for place, cells in found.items()}
+            free = method in table.rules.get("none", ())
+            for shots in {cell.shots, 0} if free else {cell.shots}:
+                place = method.split(" [")[0], cell.data, shots, cell.scored
+                found.setdefault(place, {}).setdefault(method, cell)
+    return {place: list(cells.items()) for place, cells in found.items()}
 
 
 def _record(method: str, row: Row, cell: Cell, difference: float) -> dict[str, Any]:

@@ -111,15 +111,3 @@ def of_gaps(gaps: Mapping[tuple[str, int], str]) -> list[str]:
     return [
         f"No average for {method} at {count_shots(*shots)}: {why}." for (method, why), shots in at.items()
     ]
-
-
-def of_rules(rules: Mapping[str, Sequence[str]]) -> str:
-    """Return the selection rules in words, with their methods if there are several."""
-    if len(rules) == 1:
-        return next(iter(rules))
-    return ", ".join(f"{rule} ({', '.join(methods)})" for rule, methods in rules.items())
-
-
-def of_tuned(tuned: Mapping[str, Sequence[str]]) -> str:
-    """Return the hyper-parameters chosen on validation images in words."""
-    return ", ".join(f"{method} ({', '.join(names)})" for method, names in tuned.items()) or "none"

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,31 +22,15 @@ if TYPE_CHECKING:
 
     from mmadapt.collect.tables.table import Table
 
-FIELDS = (
-    "protocol",
-    "protocol_version",
-    "clip",
-    "set",
-    "data",
-    "method",
-    "shots",
-    "metric",
-    "unit",
-    "mean",
-    "std",
-    "n",
-    "min",
-    "max",
-    "seeds",
-    "values",
-    "dirty",
-    "mixed",
-    "classifiers",
+_NAMES = (
+    "protocol protocol_version clip set data method shots metric unit mean std n min max seeds values dirty "
+    "mixed classifiers"
 )
+"""The head of a table without a row."""
 
 
 def records(tables: Iterable[Table | Grid]) -> list[dict[str, Any]]:
-    """Return one record with `FIELDS` per cell and average that has a value; missing cells have none.
+    """Return one record per cell and average that has a value; missing cells have none.
 
     A `Grid`, such as a comparison, has records with fields of its own. What stands in several tables, such as a
     method without shots, is recorded once.
@@ -58,55 +43,49 @@ def records(tables: Iterable[Table | Grid]) -> list[dict[str, Any]]:
 
 
 def _of_table(table: Table) -> Iterator[dict[str, Any]]:
-    for method in table.methods:
-        for column in table.columns:
-            if cell := table.cells.get((method, column)):
-                metric = table.metric_of(column)
-                values = [round(value, 10) for value in cell.values.values()]
-                std = None if cell.std is None else round(cell.std, 10)
-                finite = all(map(math.isfinite, values))
-                content = (
-                    table.protocol,
-                    table.version,
-                    table.clip,
-                    cell.scored or table.scored,
-                    cell.data,
-                    method,
-                    cell.shots,
-                    metric.name,
-                    metric.unit,
-                    round(cell.mean, 10),
-                    std,
-                    cell.n,
-                    min(values) if finite else math.nan,
-                    max(values) if finite else math.nan,
-                    list(cell.values),
-                    values,
-                    cell.dirty,
-                    cell.mixed,
-                    " ".join(sorted(cell.classifiers)),
-                )
-                yield dict(zip(FIELDS, content, strict=True))
+    for method, column in product(table.methods, table.columns):
+        if cell := table.cells.get((method, column)):
+            metric = table.metric_of(column)
+            values = [round(value, 10) for value in cell.values.values()]
+            finite = all(map(math.isfinite, values))
+            yield {
+                "protocol": table.protocol,
+                "protocol_version": table.version,
+                "clip": table.clip,
+                "set": cell.scored or table.scored,
+                "data": cell.data,
+                "method": method,
+                "shots": cell.shots,
+                "metric": metric.name,
+                "unit": metric.unit,
+                "mean": round(cell.mean, 10),
+                "std": None if cell.std is None else round(cell.std, 10),
+                "n": cell.n,
+                "min": min(values) if finite else math.nan,
+                "max": max(values) if finite else math.nan,
+                "seeds": list(cell.values),
+                "values": values,
+                "dirty": cell.dirty,
+                "mixed": cell.mixed,
+                "classifiers": " ".join(sorted(cell.classifiers)),
+            }
 
 
 def to_json(tables: Iterable[Table | Grid]) -> str:
     """Return the records as JSON; what is no finite number is null, as is the std of a single seed."""
-    return json.dumps([_without_nan(row) for row in records(tables)], indent=1, ensure_ascii=False) + "\n"
+    rows = [{name: _without_nan(value) for name, value in row.items()} for row in records(tables)]
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
 
 
 def to_csv(tables: Iterable[Table | Grid]) -> str:
     """Return the records as CSV; seeds and values are separated by spaces."""
     rows = records(tables)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=_fields(rows), lineterminator="\n")
+    writer = csv.DictWriter(stream, fieldnames=_names(rows), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
     return stream.getvalue()
-
-
-def _fields(rows: Iterable[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row)) or list(FIELDS)
 
 
 def to_frame(tables: Iterable[Table | Grid]) -> pandas.DataFrame:
@@ -114,7 +93,11 @@ def to_frame(tables: Iterable[Table | Grid]) -> pandas.DataFrame:
     import pandas
 
     rows = records(tables)
-    return pandas.DataFrame(rows, columns=_fields(rows))
+    return pandas.DataFrame(rows, columns=_names(rows))
+
+
+def _names(rows: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row)) or _NAMES.split()
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -135,8 +118,6 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_nan(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

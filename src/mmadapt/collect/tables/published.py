@@ -26,21 +26,11 @@ LEGEND = f"{UNVERIFIED} not verified: quoted from memory, not read in the source
 
 @dataclass(frozen=True)
 class Row:
-    """One published number.
+    """One published number, under our names.
 
-    Attributes:
-        method: Name of the method, as here.
-        clip: Name of the backbone, as here.
-        protocol: Name of the protocol.
-        data: Name of the data set, or `AVERAGE`.
-        shots: Training images per class.
-        scored: Name of the scored set, as here, or ``H``.
-        accuracy: Top-1 accuracy in percent.
-        std: Its standard deviation if the source has one.
-        source: Where the number is from.
-        verified: Whether it was read in that source.
-        computed: Whether it is not a row of the files but computed from two.
-        comparable: Whether base and new are halves, as here; some repositories tried other ratios.
+    ``data`` may be `AVERAGE` and ``scored`` H. ``verified``: whether it was read in its source; ``computed``:
+    whether it is no row of the files but computed from two; ``comparable``: whether base and new are halves, as
+    here, where some repositories tried other ratios. The numbers are in percent.
     """
 
     method: str
@@ -55,6 +45,11 @@ class Row:
     verified: bool
     computed: bool = False
     comparable: bool = True
+
+    @property
+    def marks(self) -> str:
+        """A mark if the number was not read in its source."""
+        return "" if self.verified else UNVERIFIED
 
 
 def backbone(name: str) -> str:
@@ -110,18 +105,15 @@ def _with_h(rows: Sequence[Row]) -> list[Row]:
     pairs: dict[Row, dict[str, list[Row]]] = {}
     for row in rows:
         if row.protocol == "base_to_new" and row.scored in ("base", "new"):
-            key = replace(row, scored="", accuracy=0.0, std=None, verified=True)
-            pairs.setdefault(key, {}).setdefault(row.scored, []).append(row)
+            key = replace(row, scored="H", accuracy=0.0, std=None, verified=True, computed=True)
+            pairs.setdefault(key, {"base": [], "new": []})[row.scored].append(row)
     found = list(rows)
     for key, pair in pairs.items():
-        if any(len(pair.get(name, [])) != 1 for name in ("base", "new")):
-            continue  # no telling which belong together
-        base, new = pair["base"][0], pair["new"][0]
-        h, verified = harmonic_mean(base.accuracy, new.accuracy), base.verified and new.verified
-        source = f"{key.source} (H computed)"
-        found.append(
-            replace(key, scored="H", accuracy=round(h, 2), verified=verified, computed=True, source=source)
-        )
+        if len(pair["base"]) == len(pair["new"]) == 1:  # or else no telling which belong together
+            base, new = pair["base"][0], pair["new"][0]
+            h, verified = harmonic_mean(base.accuracy, new.accuracy), base.verified and new.verified
+            source = f"{key.source} (H computed)"
+            found.append(replace(key, accuracy=round(h, 2), verified=verified, source=source))
     return found
 
 
@@ -147,46 +139,31 @@ def list_published(rows: Iterable[Row]) -> list[Grid]:
     grids = []
     for (protocol, clip), members in grouped(rows).items():
         lines = []
-        for row in ordered(members):
+        for row in members:
             accuracy = f"{row.accuracy:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else "")
-            marks = "" if row.verified else UNVERIFIED
-            lines.append([*map(Entry, (*names_of(row), row.source)), Entry(accuracy, marks)])
-        notes = [LEGEND] if any(not row.verified for row in members) else []
+            lines.append([*map(Entry, (row.method, *names_of(row))), Entry(accuracy, row.marks)])
+        notes = [] if all(row.verified for row in members) else [LEGEND]
         caption = f"Published top-1 accuracy (%); protocol: {protocol}; CLIP: {clip}."
         header = ["method", "data", "shots", "set", "source", "accuracy (%)"]
-        grids.append(
-            Grid(
-                caption,
-                header,
-                lines,
-                label_of(("published", protocol, clip)),
-                notes,
-                5,
-                [vars(row) for row in ordered(members)],
-            )
-        )
+        label = label_of(("published", protocol, clip))
+        grids.append(Grid(caption, header, lines, label, notes, 5, [vars(row) for row in members]))
     return grids
 
 
 def grouped(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Return the rows by protocol and backbone."""
+    """Return the rows by protocol and backbone, ordered by data set, shots, scored set and method."""
+    rows = list(rows)
+    data = [*sort_data({row.data for row in rows} - {AVERAGE}), AVERAGE]
+    methods = sort_names({row.method for row in rows}, METHOD_ORDER)
+    sets = {"base": 0, "new": 1, "H": 2}
     groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
+    for row in sorted(
+        rows, key=lambda r: (data.index(r.data), r.shots, sets.get(r.scored, 0), methods.index(r.method))
+    ):
         groups.setdefault((row.protocol, row.clip), []).append(row)
     return dict(sorted(groups.items()))
 
 
-def ordered(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows by data set, shots, scored set and method."""
-    rows = list(rows)
-    data = {name: i for i, name in enumerate([*sort_data({row.data for row in rows} - {AVERAGE}), AVERAGE])}
-    methods = {name: i for i, name in enumerate(sort_names({row.method for row in rows}, METHOD_ORDER))}
-    sets = {"base": 0, "new": 1, "H": 2}
-    return sorted(
-        rows, key=lambda row: (data[row.data], row.shots, sets.get(row.scored, 0), methods[row.method])
-    )
-
-
 def names_of(row: Row) -> tuple[str, str, str, str]:
-    """Return method, data set, shots and scored set as text."""
-    return row.method, row.data, str(row.shots), row.scored
+    """Return data set, shots, scored set and source as text."""
+    return row.data, str(row.shots), row.scored, row.source

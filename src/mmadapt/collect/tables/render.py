@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from mmadapt.collect.results.consistency import count_shots
-from mmadapt.collect.tables.notes import MIXED, marks_of, of_rules, of_tuned
+from mmadapt.collect.tables.notes import MIXED, marks_of
 from mmadapt.collect.tables.table import AVERAGE, Cell, Entry, Grid, Metric, Table
 
 if TYPE_CHECKING:
@@ -61,10 +61,15 @@ def selection(tables: Iterable[Table], *, full: bool = True) -> str:
             rules.setdefault(rule, {}).update(dict.fromkeys(methods))
         for method, names in table.tuned.items():
             tuned.setdefault(method, {}).update(dict.fromkeys(names))
-    text = f"selection: {of_rules({rule: tuple(methods) for rule, methods in sorted(rules.items())})}"
-    if not tuned and not full:
-        return text
-    return f"{text}; tuned on validation images: {of_tuned({name: tuple(at) for name, at in tuned.items()})}"
+    parts = [
+        rule if len(rules) == 1 else f"{rule} ({', '.join(methods)})"
+        for rule, methods in sorted(rules.items())
+    ]
+    text = f"selection: {', '.join(parts)}"
+    if tuned or full:
+        chosen = [f"{method} ({', '.join(names)})" for method, names in tuned.items()]
+        text += f"; tuned on validation images: {', '.join(chosen) or 'none'}"
+    return text
 
 
 def spread(table: Table) -> str:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 AVERAGE = "Average"
 """Stands for the mean over all data sets, or over all targets, where a data set is expected."""
-View = Literal["methods-by-shots", "methods-by-data", "base-new", "cross-dataset", "shifts", "cost"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +23,7 @@ class Metric:
     scale: float
     digits: int
     higher_is_better: bool
+    head: str = ""
 
     @property
     def arrow(self) -> str:
@@ -41,9 +37,9 @@ class Metric:
 
     @property
     def heading(self) -> str:
-        """The head of a column, such as ``"top1 (%) ↑"``."""
+        """The head of a column, by its name or ``head``, such as ``"top1 (%) ↑"``."""
         unit = f" ({self.unit})" if self.unit else ""
-        return f"{self.name}{unit} {self.arrow}"
+        return f"{self.head or self.name}{unit} {self.arrow}"
 
 
 METRICS = {
@@ -56,9 +52,20 @@ METRICS = {
         Metric("ece", "Expected calibration error", "%", 100.0, 2, False),
     )
 }
+COSTS = {
+    metric.name: metric
+    for metric in (
+        Metric("trainable_params", "Trainable parameters", "", 1.0, 0, False, "parameters"),
+        Metric("train_seconds", "Training", "s", 1.0, 2, False, "train"),
+        Metric("total_seconds", "All phases", "s", 1.0, 2, False, "total"),
+        Metric("peak_memory_mib", "Peak memory", "MiB", 1.0, 0, False, "peak memory"),
+    )
+}
+HEADLINE = "headline"
+"""The column of the accuracy beside the costs."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """One method on one scored set of a data set (or on average) at one number of shots.
 
@@ -77,7 +84,7 @@ class Cell:
     method: str
     data: str
     shots: int
-    values: Mapping[int, float]
+    values: dict[int, float]
     dirty: bool = False
     mixed: bool = False
     scored: str = ""
@@ -101,6 +108,10 @@ class Cell:
             return None
         mean = self.mean
         return math.sqrt(sum((value - mean) ** 2 for value in self.values.values()) / (self.n - 1))
+
+
+Cells = dict[tuple[str, str | int], Cell]
+"""Cells by method and column."""
 
 
 @dataclass
@@ -138,11 +149,11 @@ class Table:
     data_sets: tuple[str, ...]
     methods: tuple[str, ...]
     columns: tuple[str | int, ...]
-    cells: dict[tuple[str, str | int], Cell]
+    cells: Cells
     rules: dict[str, tuple[str, ...]]
     version: int
     notes: list[str] = field(default_factory=list)
-    view: View = "methods-by-shots"
+    view: str = "methods-by-shots"
     subject: str = ""
     remarks: tuple[str, ...] = ()
     tuned: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -169,8 +180,7 @@ class Table:
         return {row for row, value in shown.items() if value == best}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One field of a row: its text, marks such as ``*``, and whether it is the best of its column."""
 
     text: str
