@@ -19,6 +19,7 @@ from mmadapt.config.paths import CONF_DIR
 from mmadapt.config.schema import register_resolvers
 from mmadapt.results import Result
 from mmadapt.runs.job import execute
+from mmadapt.training import epoch_fit
 
 register_resolvers()
 STORED = FILES / "stored"
@@ -55,15 +56,32 @@ def test_its_adapter_is_loaded(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", RECOMPUTED, ids=str)
-def test_its_numbers_are_those_of_today(run, tmp_path, features):
-    """Processors round differently: a few images may fall to either side, the likelihood hardly moves."""
+@pytest.mark.parametrize("run", RUNS, ids=str)
+def test_its_adapter_has_its_numbers(run, tmp_path, features, monkeypatch):
+    """Processors round features differently: an image may fall to the other side, the likelihood hardly moves."""
+    train = epoch_fit.fit
+
+    def loaded(trainer, method, resident, *, textbook):
+        trainer.fit_loop.max_epochs = 1  # for the phases of a run; its weights are replaced
+        train(trainer, method, resident, textbook=textbook)
+        method.load_state_dict(load_file(STORED / run / "adapter.safetensors"))
+
+    monkeypatch.setattr(epoch_fit, "fit", loaded)
     before, now = Result.read(STORED / run), run_again(run, tmp_path / "run", features).result
     assert now.scores.keys() == before.scores.keys()
     assert now.data == before.data
     for name, score in before.scores.items():
+        assert abs(now.scores[name].correct - score.correct) <= 2, name
+        assert now.scores[name].nll == pytest.approx(score.nll, rel=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RECOMPUTED, ids=str)
+def test_training_it_again_leads_there(run, tmp_path, features):
+    """By hits alone: over hundreds of float32 steps the likelihood of an overfitted adapter leaves by a per cent."""
+    before, now = Result.read(STORED / run), run_again(run, tmp_path / "run", features).result
+    for name, score in before.scores.items():
         assert abs(now.scores[name].correct - score.correct) <= 3, name
-        assert now.scores[name].nll == pytest.approx(score.nll, rel=2e-3), name
 
 
 @pytest.fixture(scope="module")
